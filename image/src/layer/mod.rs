@@ -1,0 +1,155 @@
+//! The layer seam: where unpacked layers live.
+//!
+//! A layer is unpacked into a staging area by a confined worker, and becomes visible under its chain id only once
+//! both its digests have been checked.
+
+use crate::digest::{ChainId, Digest};
+use crate::limits::Limits;
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// A store of unpacked layers.
+pub trait Layers: Send + Sync + Debug {
+    /// Whether the layer is here, whole.
+    fn contains(&self, layer: &ChainId) -> bool;
+
+    /// Starts a confined worker on an empty staging area.
+    ///
+    /// # Errors
+    ///
+    /// Any [`LayerError`]; nothing is left behind then.
+    fn begin(&self, media: Compression, limits: &Limits) -> Result<Box<dyn Staging>, LayerError>;
+
+    /// The layer's tree, an `O_PATH` directory.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Missing`] when it is not here.
+    fn open(&self, layer: &ChainId) -> Result<OwnedFd, LayerError>;
+
+    /// Removes a layer; a missing one is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Store`] when the file system refuses; what is left is no layer any more.
+    fn remove(&self, layer: &ChainId) -> Result<(), LayerError>;
+
+    /// All layers here.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Store`] when the directory cannot be read.
+    fn list(&self) -> Result<Vec<ChainId>, LayerError>;
+
+    /// What the layers take, from counters.
+    fn usage(&self) -> Usage;
+}
+
+/// A layer being unpacked. Dropping it kills the worker and removes the area.
+pub trait Staging: Send {
+    /// The write end of the worker's pipe, for the compressed bytes. Given once.
+    fn input(&mut self) -> Option<File>;
+
+    /// Waits for the worker. Blocks; the input must have been closed before.
+    ///
+    /// # Errors
+    ///
+    /// What the worker found wrong with the layer, or with itself.
+    fn finish(self: Box<Self>) -> Result<Box<dyn Staged>, LayerError>;
+}
+
+/// A layer unpacked whole, not yet visible. Dropping it removes the area.
+pub trait Staged: Send {
+    /// The digest of the whole uncompressed stream.
+    fn diff_id(&self) -> &Digest;
+
+    /// Makes the layer durable, then visible. An equal layer already there is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Store`]; the layer is not visible then.
+    fn commit(self: Box<Self>, as_layer: &ChainId) -> Result<(), LayerError>;
+}
+
+/// How a layer's tar stream is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    Plain,
+    /// gzip, several members allowed.
+    Gzip,
+    /// Zstandard, window at most 128 MiB.
+    Zstd,
+}
+
+/// What the layer store takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Files, directories and everything else that has an inode.
+    pub inodes: u64,
+}
+
+/// Why a layer could not be unpacked, stored, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The layer's bytes are not what a layer may be.
+    #[error("layer refused: {0}")]
+    Content(String),
+    /// The layer is larger than it may be.
+    #[error("layer refused: more than {limit} {what}")]
+    Limit {
+        /// The thing counted.
+        what: &'static str,
+        /// Its bound.
+        limit: u64,
+    },
+    /// No such layer.
+    #[error("layer {0} is not in the store")]
+    Missing(ChainId),
+    /// The store's file system.
+    #[error("{step} in the layer store")]
+    Store {
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The worker process itself.
+    #[error("{step} of the unpack worker")]
+    Worker {
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Whose fault a [`LayerError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerFault {
+    /// The image's: another try with the same bytes ends the same way.
+    Content,
+    /// The image is larger than this node allows.
+    Limit,
+    /// This node's disk: full, broken or read-only.
+    Disk,
+    /// This node's: a worker that could not be started or died.
+    Worker,
+}
+
+impl LayerError {
+    /// Whose fault this is.
+    #[must_use]
+    pub fn fault(&self) -> LayerFault {
+        match self {
+            Self::Content(_) => LayerFault::Content,
+            Self::Limit { .. } => LayerFault::Limit,
+            Self::Missing(_) | Self::Store { .. } => LayerFault::Disk,
+            Self::Worker { .. } => LayerFault::Worker,
+        }
+    }
+}
