@@ -4,6 +4,7 @@
 //! sound. What the rest of the workspace sees is safe: descriptors in, descriptors out.
 
 pub mod durable;
+pub mod pin;
 pub mod undo;
 
 pub use undo::Undo;
