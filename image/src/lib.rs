@@ -1,8 +1,20 @@
 //! Images: names, registries, pulls, blobs and layers.
 
+pub mod catalog;
 pub mod digest;
 pub mod layer;
+mod leases;
 pub mod limits;
+pub mod pull;
+pub mod record;
+pub mod reference;
 
+pub use catalog::{Ambiguous, Catalog};
 pub use digest::{ChainId, Digest};
+pub use leases::Lease;
 pub use limits::Limits;
+pub use pull::request::{
+    Auth, LayerProgress, LayerState, Progress, ProgressSender, PullRequest, Pulled,
+};
+pub use record::{Config, Image, Layer};
+pub use reference::{BadReference, Reference};

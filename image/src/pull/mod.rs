@@ -1,0 +1,3 @@
+//! Pulling images.
+
+pub mod request;
