@@ -1,1 +1,30 @@
-//! placeholder
+//! Pod networking: links, addresses, routes and firewall entries, all in process.
+//!
+//! ```text
+//!   host                                    pod's network namespace
+//!   ┌───────────────────────────────┐      ┌──────────────────────┐
+//!   │ berth0 10.88.0.1/16 ── bv0123…│──────│ eth0 10.88.0.2/16    │
+//!   │   nftables table berth:       │      │ lo                   │
+//!   │   masquerade, host ports      │      └──────────────────────┘
+//!   └───────────────────────────────┘
+//! ```
+//!
+//! [`PodNetwork`] is the seam: the daemon [checks](PodNetwork::check) a wish before it creates anything,
+//! [attaches](PodNetwork::attach) the pod's pinned namespace, records what it got, and can detach from that record alone.
+//! Every kernel object carries its pod's id (host links in their name, host ports in the comment of their map element),
+//! so that after a crash [`sweep`](PodNetwork::sweep) finds what no record claims.
+
+mod config;
+mod error;
+mod lease;
+mod ledger;
+mod netlink;
+mod network;
+mod route;
+mod subnet;
+
+pub use config::BridgeConfig;
+pub use error::NetworkError;
+pub use netlink::{Error as NetlinkError, Refusal};
+pub use network::{Attached, Checked, NetworkWish, PodNetwork, PortMapping, Protocol};
+pub use subnet::{BadSubnet, Subnet};

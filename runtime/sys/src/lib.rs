@@ -3,9 +3,18 @@
 //! Every unsafe line of Berth lives in this crate, one operation a block, each with the invariant that makes that call
 //! sound. What the rest of the workspace sees is safe: descriptors in, descriptors out.
 
+pub mod clone;
 pub mod confine;
 pub mod durable;
+pub mod exec;
+pub mod mount;
+pub mod netlink;
 pub mod pin;
+mod result;
+pub mod rights;
+pub mod sealed;
+pub mod seqpacket;
+pub mod signals;
 pub mod undo;
 
 pub use undo::Undo;

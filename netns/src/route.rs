@@ -1,0 +1,222 @@
+//! The rtnetlink requests pods need: links, addresses, routes. See rtnetlink(7) and linux/if_link.h.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::netlink::{Error, Message, Request, Socket, find, flag, number, text};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+
+const IFF_UP: u32 = 1;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// A link, as far as pods are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// "bridge", "veth"; empty for hardware.
+    pub(crate) kind: String,
+    pub(crate) up: bool,
+    /// The bridge it belongs to, by index.
+    pub(crate) master: Option<u32>,
+    pub(crate) mac: Vec<u8>,
+}
+
+/// A pair of links: one on the bridge, its other end in a pod.
+#[derive(Debug)]
+pub(crate) struct Pair<'a> {
+    pub(crate) host_link: &'a str,
+    pub(crate) bridge: u32,
+    pub(crate) netns: BorrowedFd<'a>,
+    pub(crate) interface: &'a str,
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: Option<u32>,
+}
+
+/// `struct ifinfomsg`. Flags that are not in `change` stay as they are.
+fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+/// A new bridge, down. The MAC address is given because a bridge without one of its own takes the lowest of its ports',
+/// and so changes it under its neighbours' feet.
+pub(crate) fn create_bridge(name: &str, mac: [u8; 6], mtu: Option<u32>) -> Request {
+    let mut request = Request::new(RTM_NEWLINK, flag::CREATE | flag::EXCL, &link_header(0, 0, 0));
+    request.text(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &mac);
+    if let Some(mtu) = mtu {
+        request.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+    }
+    request.nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_KIND, "bridge");
+    });
+    request
+}
+
+/// A new pair, both ends down: one on the bridge, the other made right inside the pod's namespace.
+pub(crate) fn create_pair(pair: &Pair<'_>) -> Request {
+    const VETH_INFO_PEER: u16 = 1;
+    let both = |request: &mut Request| {
+        // Otherwise veth allocates a queue per possible CPU at each end and uses one.
+        request.attribute(IFLA_NUM_TX_QUEUES, &1_u32.to_ne_bytes());
+        request.attribute(IFLA_NUM_RX_QUEUES, &1_u32.to_ne_bytes());
+        if let Some(mtu) = pair.mtu {
+            request.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        }
+    };
+    let mut request = Request::new(RTM_NEWLINK, flag::CREATE | flag::EXCL, &link_header(0, 0, 0));
+    request.text(IFLA_IFNAME, pair.host_link).attribute(IFLA_MASTER, &pair.bridge.to_ne_bytes());
+    both(&mut request);
+    request.nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+            data.nest(VETH_INFO_PEER, |peer| {
+                peer.raw(&link_header(0, 0, 0));
+                peer.text(IFLA_IFNAME, pair.interface).attribute(IFLA_ADDRESS, &pair.mac);
+                peer.attribute(IFLA_NET_NS_FD, &pair.netns.as_raw_fd().to_ne_bytes());
+                both(peer);
+            });
+        });
+    });
+    request
+}
+
+/// Lets the bridge send a packet back through the port it came from, for a pod that reaches itself by a host port while
+/// br_netfilter translates on the bridge; and, unless IPv6 is compiled out or off, keeps fe80:: off the port.
+pub(crate) fn prepare_port(name: &str, ipv6: bool) -> Request {
+    const IFLA_BRPORT_MODE: u16 = 4;
+    let mut request = Request::new(RTM_NEWLINK, 0, &link_header(0, 0, 0));
+    request.text(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
+            data.attribute(IFLA_BRPORT_MODE, &[1]);
+        });
+    });
+    if ipv6 {
+        no_link_local(&mut request);
+    }
+    request
+}
+
+/// Has no IPv6 address of its own made for the link when it comes up.
+fn no_link_local(request: &mut Request) {
+    const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+    const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+    request.nest(IFLA_AF_SPEC, |families| {
+        families.nest(u16::from(AF_INET6), |inet6| {
+            inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+        });
+    });
+}
+
+pub(crate) fn bring_up(name: &str) -> Request {
+    let mut request = Request::new(RTM_SETLINK, 0, &link_header(0, IFF_UP, IFF_UP));
+    request.text(IFLA_IFNAME, name);
+    request
+}
+
+/// Gives a link a hardware address that is its own from now on.
+pub(crate) fn set_mac(name: &str, mac: [u8; 6]) -> Request {
+    let mut request = Request::new(RTM_SETLINK, 0, &link_header(0, 0, 0));
+    request.text(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &mac);
+    request
+}
+
+/// Deletes a link, and with one end of a pair the other.
+pub(crate) fn delete_link(name: &str) -> Request {
+    let mut request = Request::new(RTM_DELLINK, 0, &link_header(0, 0, 0));
+    request.text(IFLA_IFNAME, name);
+    request
+}
+
+/// Gives a link an address; one it has already is no error.
+pub(crate) fn add_address(
+    index: u32,
+    address: Ipv4Addr,
+    prefix: u8,
+    broadcast: Ipv4Addr,
+) -> Request {
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    const IFA_BROADCAST: u16 = 4;
+    let mut header = [AF_INET, prefix, 0, 0, 0, 0, 0, 0]; // struct ifaddrmsg: global scope
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut request = Request::new(RTM_NEWADDR, flag::CREATE | flag::REPLACE, &header);
+    request.attribute(IFA_LOCAL, &address.octets());
+    request.attribute(IFA_ADDRESS, &address.octets());
+    request.attribute(IFA_BROADCAST, &broadcast.octets());
+    request
+}
+
+/// Sends everything that is not on a link of the namespace to `gateway`.
+pub(crate) fn add_default_route(index: u32, gateway: Ipv4Addr) -> Request {
+    const RTA_OIF: u16 = 4;
+    const RTA_GATEWAY: u16 = 5;
+    const RT_TABLE_MAIN: u8 = 254;
+    const RTPROT_BOOT: u8 = 3;
+    const RTN_UNICAST: u8 = 1;
+    // struct rtmsg: to any destination, universe scope
+    let header = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
+    let mut request = Request::new(RTM_NEWROUTE, flag::CREATE | flag::EXCL, &header);
+    request.attribute(RTA_GATEWAY, &gateway.octets()).attribute(RTA_OIF, &index.to_ne_bytes());
+    request
+}
+
+/// The link called `name`.
+pub(crate) fn find_link(socket: &mut Socket, name: &str) -> Result<Link, Error> {
+    let mut question = question();
+    question.text(IFLA_IFNAME, name);
+    socket.ask(question, read_link)
+}
+
+/// All links of the namespace.
+pub(crate) fn list_links(socket: &mut Socket) -> Result<Vec<Link>, Error> {
+    socket.list(&question(), |message| read_link(message).into_iter().collect())
+}
+
+fn question() -> Request {
+    const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+    let mut question = Request::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
+    question.attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    question
+}
+
+fn read_link(message: &Message<'_>) -> Option<Link> {
+    if message.kind != RTM_NEWLINK {
+        return None;
+    }
+    let flags = number(message.payload.get(8..)?)?;
+    let attributes = message.payload.get(16..)?;
+    let kind = find(attributes, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
+    Some(Link {
+        index: number(message.payload.get(4..)?)?,
+        name: text(find(attributes, IFLA_IFNAME)?)?,
+        kind: kind.and_then(text).unwrap_or_default(),
+        up: flags & IFF_UP != 0,
+        master: find(attributes, IFLA_MASTER).and_then(number),
+        mac: find(attributes, IFLA_ADDRESS).unwrap_or_default().to_vec(),
+    })
+}
