@@ -1,0 +1,95 @@
+//! The cgroups of a test, seen from outside, in both versions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The directory below which a test's daemon makes its cgroups, in every hierarchy.
+#[derive(Clone, Debug)]
+pub struct CgroupParent {
+    name: String,
+    hierarchies: Vec<PathBuf>,
+}
+
+impl CgroupParent {
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), hierarchies: hierarchies() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As the configuration and `cgroup_parent` want it.
+    pub fn path(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// Every cgroup below the parent, over all hierarchies, as `controllers:path`.
+    pub fn below(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for hierarchy in &self.hierarchies {
+            let top = hierarchy.join(&self.name);
+            let label = hierarchy.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            walk(&top, &mut |path| {
+                let below = path.strip_prefix(&top).unwrap_or(path);
+                found.push(format!("{label}:{}", below.display()));
+            });
+        }
+        found.sort();
+        found
+    }
+
+    /// The content of the file named `file` in the cgroup whose last component is, or holds,
+    /// `id`; whichever hierarchy has it.
+    pub fn read(&self, id: &str, file: &str) -> Option<String> {
+        let mut content = None;
+        for hierarchy in &self.hierarchies {
+            walk(&hierarchy.join(&self.name), &mut |path| {
+                let last = path.file_name().unwrap_or_default().to_string_lossy();
+                if content.is_none() && last.contains(id) {
+                    content = fs::read_to_string(path.join(file)).ok();
+                }
+            });
+        }
+        content.map(|text| text.trim_end().to_owned())
+    }
+
+    fn tops(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| hierarchy.join(&self.name))
+    }
+}
+
+/// Whether the machine has cgroup v2 and nothing else.
+pub fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Removes the parent and what is left below it.
+pub(crate) fn remove_tree(parent: &CgroupParent) {
+    for top in parent.tops() {
+        let mut directories = Vec::new();
+        walk(&top, &mut |path| directories.push(path.to_owned()));
+        for directory in directories.iter().rev().chain([&top]) {
+            fs::remove_dir(directory).ok(); // Not there in every hierarchy.
+        }
+    }
+}
+
+/// Visits every directory below `top`, parents first.
+fn walk(top: &Path, visit: &mut dyn FnMut(&Path)) {
+    let Ok(entries) = fs::read_dir(top) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            visit(&entry.path());
+            walk(&entry.path(), visit);
+        }
+    }
+}
+
+fn hierarchies() -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/thread-self/mountinfo").expect("read mountinfo");
+    let is_cgroup =
+        |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup"));
+    let lines = text.lines().filter(is_cgroup);
+    lines.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}

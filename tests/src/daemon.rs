@@ -1,0 +1,124 @@
+//! The built `berthd`.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use crate::cri::Cri;
+use crate::patience::eventually;
+use crate::process::Process;
+use crate::stage::Stage;
+
+/// A running daemon on a stage, and its client.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    cri: Cri,
+}
+
+impl Daemon {
+    /// Starts it and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not, with what it logged.
+    pub fn start(stage: &Stage) -> Self {
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(log_path(stage))
+            .expect("open the daemon's log");
+        let mut command = Command::new(binary("berthd"));
+        command.arg("--config").arg(config_path(stage));
+        command.arg("--root").arg(stage.root()).arg("--state").arg(stage.state());
+        command.arg("--socket").arg(socket(stage));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut process = Process::spawn(&mut command).expect("start berthd");
+        let cri = eventually(|| match process.ended() {
+            Some(status) => panic!("berthd ended, {status}:\n{}", log_tail(stage)),
+            None => Cri::connect(&socket(stage)).ok(),
+        });
+        let cri = cri.unwrap_or_else(|| panic!("berthd does not answer:\n{}", log_tail(stage)));
+        Self { process, cri }
+    }
+
+    pub fn cri(&self) -> &Cri {
+        &self.cri
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL: nothing gets to run after it.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM, as a service manager stops it.
+    pub fn stop(mut self) -> Option<ExitStatus> {
+        self.process.terminate()
+    }
+}
+
+/// Writes the configuration that keeps this daemon apart from every other on the machine.
+pub fn configure(stage: &Stage, insecure_registries: &[String]) {
+    let cgroup = stage.cgroups.path();
+    let registries: Vec<String> =
+        insecure_registries.iter().map(|name| format!("{name:?}")).collect();
+    let text = format!(
+        "[network]\nbridge = \"{BRIDGE}\"\nsubnet = \"10.77.0.0/16\"\ntable = \"berth-test\"\n\n\
+         [cgroup]\nparent = \"{cgroup}\"\n\n[image]\ninsecure_registries = [{}]\n",
+        registries.join(", ")
+    );
+    write(&config_path(stage), &text);
+}
+
+/// The bridge of every test; each has a network of its own.
+pub const BRIDGE: &str = "berth-t0";
+
+pub fn socket(stage: &Stage) -> PathBuf {
+    stage.directory().join("berth.sock")
+}
+
+pub fn config_path(stage: &Stage) -> PathBuf {
+    stage.directory().join("config.toml")
+}
+
+fn log_path(stage: &Stage) -> PathBuf {
+    stage.directory().join("berthd.log")
+}
+
+/// The last lines that the daemons of this stage logged.
+pub fn log_tail(stage: &Stage) -> String {
+    let text = fs::read_to_string(log_path(stage)).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// A built binary: of `BERTH_BIN_DIR`, else of the build that made this test.
+pub fn binary(name: &str) -> PathBuf {
+    let directory = std::env::var_os("BERTH_BIN_DIR").map_or_else(built_here, PathBuf::from);
+    let path = directory.join(name);
+    assert!(path.exists(), "{} is not built; hack/build builds it", path.display());
+    path
+}
+
+/// target/debug, for a test in target/debug/deps.
+fn built_here() -> PathBuf {
+    let exe = std::env::current_exe().expect("path of this test");
+    exe.ancestors().nth(2).expect("a test lies two levels below its build").to_owned()
+}
+
+/// Writes a small file of a test.
+///
+/// # Panics
+///
+/// When that is not possible.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no crash to survive: the directory ends with the test"
+)]
+pub fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}

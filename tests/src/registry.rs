@@ -1,0 +1,97 @@
+//! Debian's docker-registry, on loopback of the test's own network.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::daemon::write;
+use crate::http;
+use crate::image::{Blob, Image};
+use crate::patience::until;
+use crate::process::Process;
+
+/// A running registry. It ends, and forgets, when dropped.
+#[derive(Debug)]
+pub struct Registry {
+    address: SocketAddr,
+    _process: Process,
+    _storage: TempDir,
+}
+
+impl Registry {
+    /// Starts one on a free port.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up.
+    pub fn start() -> Self {
+        let storage = TempDir::with_prefix("berth-registry-").expect("directory of a registry");
+        let address = free_address();
+        let config = storage.path().join("config.yml");
+        write(
+            &config,
+            &format!(
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+                 http: {{addr: \"{address}\"}}\n",
+                storage.path().join("data").display()
+            ),
+        );
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::spawn(&mut command).expect("start docker-registry (hack/setup)");
+        until("docker-registry listens", || TcpStream::connect(address).is_ok());
+        Self { address, _process: process, _storage: storage }
+    }
+
+    /// `127.0.0.1:port`, the first part of a reference.
+    pub fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The reference of a repository and tag here.
+    pub fn reference(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.address)
+    }
+
+    /// Puts an image there under a tag, and gives its reference.
+    pub fn push(&self, repository: &str, tag: &str, image: &Image) -> String {
+        image.blobs.iter().for_each(|blob| self.push_blob(repository, blob));
+        self.push_manifest(repository, tag, &image.manifest)
+    }
+
+    /// Puts an index of one image there, and gives its reference.
+    pub fn push_index(&self, repository: &str, tag: &str, image: &Image, index: &Blob) -> String {
+        self.push(repository, &format!("{tag}-only"), image);
+        self.push_manifest(repository, tag, index)
+    }
+
+    fn push_manifest(&self, repository: &str, tag: &str, manifest: &Blob) -> String {
+        let target = format!("/v2/{repository}/manifests/{tag}");
+        let answer = self.send("PUT", &target, &manifest.media_type, &manifest.bytes);
+        assert_eq!(answer.status, 201, "push {target}: {}", answer.text());
+        self.reference(&format!("{repository}:{tag}"))
+    }
+
+    fn push_blob(&self, repository: &str, blob: &Blob) {
+        let started = self.send("POST", &format!("/v2/{repository}/blobs/uploads/"), "", &[]);
+        let place = started.header("location").expect("a place to upload to").to_owned();
+        let path = place.split_once("/v2/").map_or(place.as_str(), |(_, rest)| rest);
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let target = format!("/v2/{path}{mark}digest={}", blob.digest);
+        let answer = self.send("PUT", &target, "application/octet-stream", &blob.bytes);
+        assert_eq!(answer.status, 201, "push {target}: {}", answer.text());
+    }
+
+    fn send(&self, method: &str, target: &str, kind: &str, body: &[u8]) -> http::Response {
+        let answer = http::send(self.address, method, target, kind, body);
+        answer.unwrap_or_else(|error| panic!("{method} {target}: {error}"))
+    }
+}
+
+/// A port that nobody listens on, in a network that nobody else is in.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}
