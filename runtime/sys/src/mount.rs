@@ -1,0 +1,158 @@
+//! Mounts by descriptor: what rustix lacks of the mount API.
+
+use crate::result::check;
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    self, FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+};
+use rustix::path::Arg;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// What [`set_attributes`] changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// Attributes that are set (`MOUNT_ATTR_*`).
+    pub set: MountAttrFlags,
+    /// Attributes that are cleared first; to change the handling of access times, `MOUNT_ATTR__ATIME` must be here.
+    pub clear: MountAttrFlags,
+    /// The propagation type, where it changes.
+    pub propagation: Option<Propagation>,
+    /// Whether mounts below are changed too.
+    pub recursive: bool,
+}
+
+impl Default for Change {
+    fn default() -> Self {
+        Self {
+            set: MountAttrFlags::empty(),
+            clear: MountAttrFlags::empty(),
+            propagation: None,
+            recursive: false,
+        }
+    }
+}
+
+/// The propagation types of `mount_namespaces(7)` that we use.
+#[derive(Clone, Copy, Debug)]
+pub enum Propagation {
+    /// `MS_PRIVATE`
+    Private,
+    /// `MS_SLAVE`
+    Slave,
+    /// `MS_SHARED`
+    Shared,
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Changes the mount that `mount` is the root of (`mount_setattr(2)`, Linux 5.12).
+///
+/// # Errors
+///
+/// Those of `mount_setattr(2)`.
+pub fn set_attributes(mount: impl AsFd, change: Change) -> io::Result<()> {
+    let propagation = match change.propagation {
+        None => 0,
+        Some(Propagation::Private) => libc::MS_PRIVATE,
+        Some(Propagation::Slave) => libc::MS_SLAVE,
+        Some(Propagation::Shared) => libc::MS_SHARED,
+    };
+    let attr = MountAttr {
+        set: u64::from(change.set.bits()),
+        clear: u64::from(change.clear.bits()),
+        propagation,
+        userns_fd: 0,
+    };
+    let recursive = if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, and `attr` is a `struct mount_attr` of the size that is given, which the
+    // kernel only reads.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Makes a detached mount of a new file system. An option without a value is a flag.
+///
+/// # Errors
+///
+/// Those of `fsopen(2)`, `fsconfig(2)` and `fsmount(2)`.
+pub fn new<'a>(
+    kind: &str,
+    options: impl IntoIterator<Item = (&'a str, &'a str)>,
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
+    let context = mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            mount::fsconfig_set_flag(&context, key)?;
+        } else {
+            mount::fsconfig_set_string(&context, key, value)?;
+        }
+    }
+    mount::fsconfig_create(&context)?;
+    mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Makes a detached bind mount of what `at` (or `path` below it) is.
+///
+/// # Errors
+///
+/// Those of `open_tree(2)`; `EINVAL` where the mount is of another mount namespace.
+pub fn bind(at: impl AsFd, path: impl Arg, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    mount::open_tree(at, path, flags)
+}
+
+/// Puts a detached mount onto what `target` is.
+///
+/// # Errors
+///
+/// Those of `move_mount(2)`.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    mount::move_mount(mount, "", target, "", flags)
+}
+
+/// Makes `root` the root of this mount namespace, and lets go of the old root and of all that is mounted below it.
+///
+/// # Errors
+///
+/// Those of `pivot_root(2)` and `umount2(2)`.
+pub fn pivot(root: impl AsFd) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    // The old root ends up on top of the new one (pivot_root(2), "pivot_root(".", ".")"), and comes off again.
+    rustix::process::pivot_root(".", ".")?;
+    mount::unmount(".", mount::UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")
+}
+
+/// A descriptor of the current root directory.
+///
+/// # Errors
+///
+/// Those of `open(2)`.
+pub fn root() -> Result<OwnedFd, Errno> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
