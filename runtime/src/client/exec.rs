@@ -1,0 +1,112 @@
+//! One more process in a running container.
+
+use super::connection::Connection;
+use super::{ExecError, Monitor, MonitorError};
+use crate::id::ContainerId;
+use crate::protocol::{self, Request, Response, WireError};
+use plan::Process;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// What to run, and the ends of pipes that the process itself gets. They are closed here once they are sent.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// What to run, and with what rights.
+    pub process: &'a Process,
+    /// Its standard input; without one it reads end of file at once.
+    pub stdin: Option<OwnedFd>,
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+}
+
+/// An exec that was started. Dropping it kills what still runs of it, with all that it started.
+#[derive(Debug)]
+pub struct Exec {
+    connection: Connection,
+    pid: i32,
+    code: OnceLock<i32>,
+}
+
+/// Entering a container takes milliseconds, more only on a machine that has far too much to do.
+const EXEC_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Monitor {
+    /// Runs one more process in a container, and returns when its program runs.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecError::NotRunning`] where the container is unknown or does not run.
+    pub fn exec(&self, container: &ContainerId, exec: ExecRequest<'_>) -> Result<Exec, ExecError> {
+        let ExecRequest { process, stdin, stdout, stderr } = exec;
+        let process = self.seal("process", process)?;
+        let request = Request::Exec { container: container.clone(), stdin: stdin.is_some() };
+        let all: Vec<BorrowedFd<'_>> =
+            [&process, &stdout, &stderr].into_iter().chain(&stdin).map(AsFd::as_fd).collect();
+        let connection = self.open(EXEC_PATIENCE)?;
+        connection.ask(&request, &all)?;
+        let answer = connection.answer()?.0;
+        let Response::ExecStarted { pid } = answer else {
+            return Err(connection.other(answer).into());
+        };
+        rustix::io::ioctl_fionbio(&connection.socket, true)
+            .map_err(|err| super::wire(self.pod(), err.into()))?;
+        Ok(Exec { connection, pid, code: OnceLock::new() })
+    }
+}
+
+impl Exec {
+    /// Its process number, in this PID namespace.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Becomes readable when the exec has ended, or the monitor has. It does not block.
+    #[must_use]
+    pub fn wait_readiness(&self) -> BorrowedFd<'_> {
+        self.connection.socket.as_fd()
+    }
+
+    /// The exit code, 128 + N where signal N ended it; `None` while it runs. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Gone`] where the monitor is, and nobody will ever know.
+    pub fn ended(&self) -> Result<Option<i32>, MonitorError> {
+        if let Some(code) = self.code.get() {
+            return Ok(Some(*code));
+        }
+        match self.connection.answer() {
+            Ok((answer, _)) => match answer {
+                Response::ExecEnded { code } => Ok(Some(*self.code.get_or_init(|| code))),
+                Response::Hello { .. }
+                | Response::Done
+                | Response::Started { .. }
+                | Response::ExecStarted { .. }
+                | Response::Reports { .. }
+                | Response::Exited { .. }
+                | Response::Failed(_) => Err(self.connection.other(answer)),
+            },
+            // The socket does not block: silence means that there is nothing to say yet.
+            Err(MonitorError::Silent { .. }) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Kills the process and all that it started; how it ended is told as ever.
+    ///
+    /// # Errors
+    ///
+    /// Any failure to speak to the monitor, but not that the exec has ended.
+    pub fn kill(&self) -> Result<(), MonitorError> {
+        match protocol::send(&self.connection.socket, &Request::KillExec, &[]) {
+            // The monitor closes the connection once it has told the exit code, which may still be unread here.
+            Ok(()) | Err(WireError::Socket(Errno::PIPE | Errno::CONNRESET)) => Ok(()),
+            Err(err) => Err(super::wire(&self.connection.pod, err)),
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! What the daemon and a monitor say to each other, on a `SOCK_SEQPACKET` socket in the pod's run directory.
+//!
+//! A message is the sender's version in two bytes and one [`Request`] or [`Response`] in postcard. Descriptors travel
+//! beside it; those that do not fit one message go ahead of it in [`Request::Descriptors`]. What may be large (a plan,
+//! a process) travels as a sealed memory file. A connection carries one request and its answers:
+//!
+//! ```text
+//!   Start ─▶ Started                      Watch ─▶ Done, then Exited … until one side leaves
+//!   Exec ─▶ ExecStarted, then ExecEnded; leaving earlier, or KillExec, ends the exec
+//!   Report ─▶ Reports … until `last`      all others ─▶ Done;  instead of any of these: Failed
+//! ```
+//!
+//! Variants and fields are only ever added at the end.
+
+use crate::exit::Exit;
+use crate::id::ContainerId;
+use rustix::io::Errno;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::SystemTime;
+use sys::seqpacket;
+
+/// The name of the socket in the pod's run directory.
+pub const SOCKET: &str = "monitor.sock";
+/// The longest message.
+pub const MAX_MESSAGE: usize = 32 * 1024;
+/// The largest plan, encoded. An environment alone can have 2 MiB and more.
+pub const MAX_PLAN: usize = 8 << 20;
+/// The most descriptors of one request.
+pub const MAX_DESCRIPTORS: usize = 2_000;
+/// How many containers one [`Response::Reports`] tells of.
+pub const REPORTS_A_MESSAGE: usize = 32;
+
+/// What the daemon asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who is there? Answered by [`Response::Hello`] with a pidfd of the monitor.
+    Hello,
+    /// Descriptors of the request that follows on this connection. Not answered.
+    Descriptors,
+    /// Start a container. Descriptors: plan, exit record, log (where there is one), cgroup, the plan's own.
+    Start {
+        /// The container's name.
+        container: ContainerId,
+        /// Whether a log comes along.
+        log: bool,
+        /// What the cgroup's descriptors are; `None` for a container without a cgroup of its own.
+        cgroup: Option<Vec<String>>,
+    },
+    /// Send a signal to a container's first process.
+    Signal {
+        /// The container's name.
+        container: ContainerId,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Kill all processes of a container.
+    Kill {
+        /// The container's name.
+        container: ContainerId,
+    },
+    /// Run one more process in a container. Descriptors: process, standard output, standard error, and standard input
+    /// (where there is one).
+    Exec {
+        /// The container's name.
+        container: ContainerId,
+        /// Whether a standard input comes along.
+        stdin: bool,
+    },
+    /// Kill the exec of this connection.
+    KillExec,
+    /// Log to another file from now on. Descriptor: the file.
+    ReopenLog {
+        /// The container's name.
+        container: ContainerId,
+    },
+    /// A container that has ended needs no more reports.
+    Forget {
+        /// The container's name.
+        container: ContainerId,
+    },
+    /// Tell of every container.
+    Report,
+    /// Tell of every exit: first those that were, then those to come.
+    Watch,
+    /// Kill everything and end.
+    Shutdown,
+}
+
+/// What the monitor answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// The monitor of this version is here.
+    Hello {
+        /// Its process number.
+        pid: i32,
+    },
+    /// It is done.
+    Done,
+    /// The container's program runs.
+    Started {
+        /// Its first process, in the monitor's PID namespace.
+        pid: i32,
+        /// Since when.
+        at: SystemTime,
+    },
+    /// The process of the exec runs.
+    ExecStarted {
+        /// Its number, in the monitor's PID namespace.
+        pid: i32,
+    },
+    /// The process of the exec has ended.
+    ExecEnded {
+        /// What it returned, or 128 + N where signal N ended it.
+        code: i32,
+    },
+    /// What is known of some containers.
+    Reports {
+        /// Of these.
+        reports: Vec<Report>,
+        /// Whether no more messages follow.
+        last: bool,
+    },
+    /// A container has ended.
+    Exited {
+        /// Which.
+        container: ContainerId,
+        /// How.
+        exit: Exit,
+    },
+    /// The request could not be served.
+    Failed(Failure),
+}
+
+/// A step that could not be done, of a container's or an exec's start for the most part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What was to be done, such as "mount".
+    pub step: String,
+    /// On what, such as "/data"; may be empty.
+    pub object: String,
+    /// What the kernel says; 0 where it was not asked.
+    pub errno: i32,
+}
+
+/// Why a request was not served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// There is no such container.
+    Unknown,
+    /// There is one of that name already.
+    Exists,
+    /// It does not run.
+    NotRunning,
+    /// It runs.
+    Running,
+    /// The monitor is ending.
+    Ending,
+    /// The request or its descriptors do not fit the protocol.
+    Malformed,
+    /// A step of it could not be done.
+    Step(Refusal),
+}
+
+/// What a monitor knows of one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which.
+    pub container: ContainerId,
+    /// Its state.
+    pub state: Reported,
+    /// Bytes of its output that could not be written to the log.
+    pub lost_log_bytes: u64,
+}
+
+/// The state of a container, as its monitor sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reported {
+    /// It runs, or is being started.
+    Running {
+        /// Its first process, in the monitor's PID namespace.
+        pid: i32,
+        /// Since when.
+        since: SystemTime,
+    },
+    /// It has ended.
+    Exited(Exit),
+}
+
+/// Why a message could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The socket failed; `EAGAIN` where the peer took too long.
+    #[error("use socket")]
+    Socket(#[from] Errno),
+    /// The peer has left.
+    #[error("connection closed")]
+    Closed,
+    /// The message is not one of ours, or too long.
+    #[error("malformed message")]
+    Malformed(#[from] postcard::Error),
+    /// The peer's version is not one we talk to.
+    #[error("protocol version {0} is not supported")]
+    Version(u16),
+}
+
+/// Sends one message with descriptors.
+///
+/// # Errors
+///
+/// Those of [`seqpacket::send`]; [`WireError::Malformed`] where it is longer than [`MAX_MESSAGE`].
+pub fn send<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), WireError> {
+    let bytes = postcard::to_extend(message, plan::VERSION.to_le_bytes().to_vec())?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(WireError::Malformed(postcard::Error::SerializeBufferFull));
+    }
+    Ok(seqpacket::send(socket, &bytes, descriptors)?)
+}
+
+/// Receives one message with its descriptors.
+///
+/// # Errors
+///
+/// Any of [`WireError`].
+pub fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> Result<(T, Vec<OwnedFd>), WireError> {
+    let message = seqpacket::receive(socket, buffer)?.ok_or(WireError::Closed)?;
+    Ok((decode(&buffer[..message.bytes])?, message.descriptors))
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let (version, body) =
+        bytes.split_first_chunk().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+    match u16::from_le_bytes(*version) {
+        plan::VERSION => Ok(postcard::from_bytes(body)?),
+        other => Err(WireError::Version(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Cause;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn exchange<T: Serialize + DeserializeOwned>(message: &T) -> Result<T, WireError> {
+        let (ours, theirs) = seqpacket::pair()?;
+        send(&theirs, message, &[])?;
+        receive(&ours, &mut [0; MAX_MESSAGE]).map(|(message, _)| message)
+    }
+
+    #[test]
+    fn requests_arrive_as_they_were() {
+        let container = ContainerId::generate();
+        let requests = [
+            Request::Hello,
+            Request::Start {
+                container: container.clone(),
+                log: true,
+                cgroup: Some(vec!["v2".into()]),
+            },
+            Request::Signal { container: container.clone(), signal: 15 },
+            Request::Exec { container, stdin: true },
+            Request::Shutdown,
+        ];
+        for request in requests {
+            assert_eq!(exchange(&request).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn the_fullest_report_fits_a_message() {
+        let exit = Exit {
+            code: i32::MIN,
+            at: UNIX_EPOCH + Duration::new(u64::MAX / 4, 999_999_999),
+            cause: Cause::StartFailed,
+            message: "m".repeat(crate::exit::MAX_MESSAGE),
+        };
+        let report = Report {
+            container: ContainerId::generate(),
+            state: Reported::Exited(exit),
+            lost_log_bytes: u64::MAX,
+        };
+        let message = Response::Reports { reports: vec![report; REPORTS_A_MESSAGE], last: true };
+        assert_eq!(exchange(&message).unwrap(), message);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        let cases: [(&str, &[u8]); 4] = [
+            ("too short", &[1]),
+            ("another version", &[2, 0, 0]),
+            ("no such request", &[1, 0, 200]),
+            ("cut short", &[1, 0, 3]),
+        ];
+        for (name, bytes) in cases {
+            assert!(decode::<Request>(bytes).is_err(), "{name}");
+        }
+        let long = Request::Start {
+            container: ContainerId::generate(),
+            log: false,
+            cgroup: Some(vec!["x".repeat(MAX_MESSAGE)]),
+        };
+        assert!(matches!(exchange(&long), Err(WireError::Malformed(_))));
+    }
+}
