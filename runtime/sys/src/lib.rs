@@ -15,6 +15,7 @@ pub mod rights;
 pub mod sealed;
 pub mod seqpacket;
 pub mod signals;
+pub mod tree;
 pub mod undo;
 
 pub use undo::Undo;
