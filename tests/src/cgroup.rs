@@ -54,6 +54,18 @@ impl CgroupParent {
         content.map(|text| text.trim_end().to_owned())
     }
 
+    /// Removes the cgroups of an ended container behind the daemon's back.
+    pub fn remove_empty(&self, id: &str) {
+        for top in self.tops() {
+            let mut directories = Vec::new();
+            walk(&top, &mut |path| directories.push(path.to_owned()));
+            for path in directories.iter().rev().filter(|path| path.to_string_lossy().contains(id))
+            {
+                fs::remove_dir(path).ok(); // The daemon may have been quicker.
+            }
+        }
+    }
+
     fn tops(&self) -> impl Iterator<Item = PathBuf> {
         self.hierarchies.iter().map(|hierarchy| hierarchy.join(&self.name))
     }

@@ -78,6 +78,22 @@ impl Tree {
         self.file(&format!("{directory}/.wh.{name}"), 0o644, &[])
     }
 
+    /// A small file under a name that no honest archive has: the name is written as it is.
+    #[must_use]
+    pub fn raw_file(mut self, directory: &str, name: &str) -> Self {
+        let mut header = Header::new_gnu();
+        let path = format!("{directory}{name}");
+        let field = &mut header.as_old_mut().name;
+        assert!(path.len() < field.len(), "{path} fits the old header");
+        field[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(1);
+        header.set_cksum();
+        self.archive.append(&header, &b"1"[..]).expect("append in memory");
+        self
+    }
+
     fn entry(mut self, path: &str, kind: EntryType, mode: u32, content: Content<'_>) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
@@ -184,6 +200,17 @@ pub struct Image {
 }
 
 impl Image {
+    /// Puts other JSON in place of the config, with everything above it made to fit.
+    pub fn replace_config(&mut self, config: &Value) {
+        let blob = Blob::new(&self.blobs[0].media_type, config.to_string().into_bytes());
+        let mut manifest: Value =
+            serde_json::from_slice(&self.manifest.bytes).expect("our own JSON");
+        manifest["config"] = blob.descriptor();
+        self.manifest = Blob::new(&self.manifest.media_type, manifest.to_string().into_bytes());
+        self.id.clone_from(&blob.digest);
+        self.blobs[0] = blob;
+    }
+
     /// An index that offers this image for this machine, and one for another architecture.
     pub fn index(&self, flavour: Flavour) -> Blob {
         let mut ours = self.manifest.descriptor();

@@ -61,12 +61,6 @@ impl Registry {
         self.push_manifest(repository, tag, &image.manifest)
     }
 
-    /// Puts an index of one image there, and gives its reference.
-    pub fn push_index(&self, repository: &str, tag: &str, image: &Image, index: &Blob) -> String {
-        self.push(repository, &format!("{tag}-only"), image);
-        self.push_manifest(repository, tag, index)
-    }
-
     fn push_manifest(&self, repository: &str, tag: &str, manifest: &Blob) -> String {
         let target = format!("/v2/{repository}/manifests/{tag}");
         let answer = self.send("PUT", &target, &manifest.media_type, &manifest.bytes);

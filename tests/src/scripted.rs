@@ -35,6 +35,13 @@ impl Script {
         self
     }
 
+    /// Puts a manifest, or an index, there under a tag.
+    #[must_use]
+    pub fn manifest(mut self, repository: &str, tag: &str, manifest: &Blob) -> Self {
+        self.content.insert(format!("{repository}/manifests/{tag}"), manifest.clone());
+        self
+    }
+
     /// Answers with other bytes than the digest in the request names.
     #[must_use]
     pub fn lie_about(mut self, digest: &str, bytes: &[u8]) -> Self {

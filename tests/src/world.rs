@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use cri_api::runtime::v1::{ImageSpec, PullImageRequest};
+use cri_api::runtime::v1::{ImageSpec, PullImageRequest, RemoveImageRequest};
 
 use crate::census::Census;
 use crate::cri::Cri;
@@ -150,6 +150,12 @@ impl World {
         PulledImage { reference: reference.to_owned(), id }
     }
 
+    pub fn remove_image(&self, name: &str) {
+        let image = Some(ImageSpec { image: name.to_owned(), ..Default::default() });
+        let answer = self.cri().remove_image(RemoveImageRequest { image });
+        answer.unwrap_or_else(|status| panic!("remove {name}: {status}"));
+    }
+
     fn pull_busybox(&self) -> PulledImage {
         let reference = self.registry.push("busybox", "1", &ImageBuilder::busybox().build());
         self.pull(&reference)
@@ -159,15 +165,24 @@ impl World {
         Census::take(&self.stage, self.daemon.as_ref().map(Daemon::pid))
     }
 
-    /// What a stopped test would leave; empty when nothing is left within a bounded time.
+    /// Compares with the time before the test, once the kernel has had time to clean up.
     ///
     /// # Panics
     ///
     /// Naming what is left.
     pub fn assert_nothing_is_left(&self) {
+        self.assert_census_is(&self.baseline);
+    }
+
+    /// As [`World::assert_nothing_is_left`], compared with an earlier census of the test.
+    ///
+    /// # Panics
+    ///
+    /// Naming what is left.
+    pub fn assert_census_is(&self, before: &Census) {
         let mut difference = String::new();
         let settled = eventually(|| {
-            difference = self.census().difference(&self.baseline);
+            difference = self.census().difference(before);
             difference.is_empty().then_some(())
         });
         assert!(settled.is_some(), "the census differs (+ is left, - is gone):\n{difference}");
