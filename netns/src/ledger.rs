@@ -1,6 +1,7 @@
 //! Who holds which address and which host ports, decided in one place under one lock. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::error::NetworkError;
@@ -22,6 +23,24 @@ pub(crate) struct Entry {
     pub(crate) owner: String,
     pub(crate) port: PortMapping,
     pub(crate) address: Ipv4Addr,
+}
+
+impl Entry {
+    /// Whether both lead the same host port to the same place, however "all addresses" is written.
+    pub(crate) fn opens_the_same_as(&self, other: &Self) -> bool {
+        self.owner == other.owner
+            && self.address == other.address
+            && self.port.overlaps(&other.port)
+            && self.port.only_on() == other.port.only_on()
+            && self.port.container_port == other.port.container_port
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = if self.owner.is_empty() { "nobody" } else { &self.owner };
+        write!(f, "host port {} of {owner}", self.port)
+    }
 }
 
 impl Ledger {

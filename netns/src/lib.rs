@@ -14,17 +14,28 @@
 //! Every kernel object carries its pod's id (host links in their name, host ports in the comment of their map element),
 //! so that after a crash [`sweep`](PodNetwork::sweep) finds what no record claims.
 
+mod bridge;
 mod config;
+#[cfg(any(test, feature = "fake"))]
+pub mod contract;
 mod error;
+#[cfg(any(test, feature = "fake"))]
+mod fake;
+mod firewall;
+mod inside;
 mod lease;
 mod ledger;
 mod netlink;
 mod network;
 mod route;
+mod setting;
 mod subnet;
 
+pub use bridge::{Bridge, loopback_up};
 pub use config::BridgeConfig;
 pub use error::NetworkError;
+#[cfg(any(test, feature = "fake"))]
+pub use fake::Fake;
 pub use netlink::{Error as NetlinkError, Refusal};
 pub use network::{Attached, Checked, NetworkWish, PodNetwork, PortMapping, Protocol};
 pub use subnet::{BadSubnet, Subnet};

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd};
 /// # Errors
 /// What setsockopt(2) answers: `socket` is no netlink socket.
 pub fn ask_for_reasons(socket: impl AsFd) -> io::Result<()> {
+    const INT_BYTES: libc::socklen_t = 4;
+    const { assert!(size_of::<libc::c_int>() == 4) };
     let socket = socket.as_fd();
     for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
         let on: libc::c_int = 1;
@@ -20,7 +22,7 @@ pub fn ask_for_reasons(socket: impl AsFd) -> io::Result<()> {
                 libc::SOL_NETLINK,
                 option,
                 (&raw const on).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
+                INT_BYTES,
             )
         };
         if result != 0 {

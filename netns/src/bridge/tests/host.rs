@@ -1,0 +1,147 @@
+//! A host to test on: a network namespace, with programs to look at it.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::panic::resume_unwind;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+
+use crate::bridge::loopback_up;
+use crate::inside::inside;
+use crate::network::Attached;
+
+/// Longer than anything here takes, and shorter than the second after which ARP and TCP try again: what needs a second
+/// try is a failure.
+pub(super) const SOON: Duration = Duration::from_millis(900);
+
+/// The two ends of the wire between the host and its neighbour.
+pub(super) const HOST: &str = "203.0.113.1";
+pub(super) const OUTSIDE: &str = "203.0.113.2";
+
+/// Runs `test` on a thread in a fresh network namespace: its host. Threads and programs it starts are on it, too.
+pub(super) fn on_a_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let host = scope.spawn(|| {
+            enter_fresh_namespace();
+            loopback_up(current_namespace().as_fd()).unwrap();
+            test()
+        });
+        host.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// What a sandbox starts with: a namespace with nothing but `lo`, down.
+pub(super) fn fresh_namespace() -> OwnedFd {
+    let made = thread::spawn(|| {
+        enter_fresh_namespace();
+        current_namespace()
+    });
+    made.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+pub(super) fn enter_fresh_namespace() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("privileged tests run as root");
+}
+
+fn current_namespace() -> OwnedFd {
+    File::open("/proc/thread-self/ns/net").unwrap().into()
+}
+
+/// A neighbour of the host, joined by a wire. It knows nothing of pods.
+pub(super) fn outside() -> OwnedFd {
+    let namespace = fresh_namespace();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    run(&format!("ip link add wire0 type veth peer name wire1 netns {path}"));
+    run(&format!("ip address add {HOST}/24 dev wire0"));
+    run("ip link set wire0 up");
+    inside(namespace.as_fd(), || {
+        run(&format!("ip address add {OUTSIDE}/24 dev wire1"));
+        run("ip link set wire1 up");
+    })
+    .unwrap();
+    namespace
+}
+
+/// The output of a program run in the calling thread's network namespace.
+pub(super) fn run(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Links, addresses, routes and the whole firewall of the calling thread's namespace.
+pub(super) fn everything() -> String {
+    // Without what comes and goes with the first port of a bridge: its carrier.
+    let links = run("ip -o link")
+        .lines()
+        .map(|line| {
+            let (name, rest) = line.split_once('<').unwrap();
+            format!(
+                "{name}{}\n",
+                rest.split_once("mtu").unwrap().1.replace(" state DOWN", " state UP")
+            )
+        })
+        .collect();
+    let routes = run("ip route").replace(" linkdown", "");
+    [links, run("ip -o address"), routes, run("nft list ruleset")].join("\n")
+}
+
+/// A pod's namespace, attached.
+pub(super) struct Pod {
+    pub(super) namespace: OwnedFd,
+    pub(super) attached: Attached,
+}
+
+impl Pod {
+    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(self.namespace.as_fd(), work).unwrap()
+    }
+
+    pub(super) fn address(&self) -> IpAddr {
+        self.attached.addresses[0]
+    }
+
+    pub(super) fn serve(&self, port: u16) -> Server {
+        self.inside(|| Server::start(port))
+    }
+}
+
+/// A TCP server in the network namespace it was started in.
+pub(super) struct Server {
+    listener: TcpListener,
+}
+
+impl Server {
+    pub(super) fn start(port: u16) -> Self {
+        Self { listener: TcpListener::bind(("0.0.0.0", port)).unwrap() }
+    }
+
+    /// Has `connect` reach this very server, and says from which address.
+    pub(super) fn reached_by(&self, connect: impl FnOnce() -> io::Result<TcpStream>) -> IpAddr {
+        let mut client = connect().unwrap();
+        self.listener.set_nonblocking(true).unwrap();
+        let (mut served, from) = self.listener.accept().expect("connected to somebody else");
+        served.write_all(b"hello").unwrap();
+        drop(served);
+        client.set_read_timeout(Some(SOON)).unwrap();
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "hello");
+        from.ip()
+    }
+}
+
+pub(super) fn connect(address: impl ToString, port: u16) -> io::Result<TcpStream> {
+    TcpStream::connect_timeout(&SocketAddr::new(ip(&address.to_string()), port), SOON)
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
