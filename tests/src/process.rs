@@ -11,6 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
+pub use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
@@ -56,7 +57,7 @@ impl Process {
 
     /// SIGTERM, and its end; `None` when it does not end in time.
     pub fn terminate(&mut self) -> Option<ExitStatus> {
-        signal(self.id(), nix::sys::signal::Signal::SIGTERM);
+        signal(self.id(), Signal::SIGTERM);
         eventually(|| self.ended())
     }
 
@@ -118,7 +119,7 @@ pub fn succeed(command: &mut Command) -> String {
 }
 
 /// Sends a signal to one process; one that is gone already is fine.
-pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+pub fn signal(pid: u32, signal: Signal) {
     nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal).ok();
 }
 

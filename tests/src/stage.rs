@@ -107,7 +107,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let kill = || {
             for seen in self.processes(None) {
-                process::signal(seen.pid, nix::sys::signal::Signal::SIGKILL);
+                process::signal(seen.pid, process::Signal::SIGKILL);
             }
             self.processes(None).is_empty()
         };
