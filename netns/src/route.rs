@@ -16,6 +16,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -28,6 +29,8 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 
 const IFF_UP: u32 = 1;
+const IF_OPER_UNKNOWN: u8 = 0;
+const IF_OPER_UP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -38,7 +41,10 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// "bridge", "veth"; empty for hardware.
     pub(crate) kind: String,
+    /// Somebody wants it up.
     pub(crate) up: bool,
+    /// Packets pass: it is up, has a carrier, and the kernel has acted on both.
+    pub(crate) carries: bool,
     /// The bridge it belongs to, by index.
     pub(crate) master: Option<u32>,
     pub(crate) mac: Vec<u8>,
@@ -197,6 +203,16 @@ pub(crate) fn list_links(socket: &mut Socket) -> Result<Vec<Link>, Error> {
     socket.list(&question(), |message| read_link(message).into_iter().collect())
 }
 
+/// Whether an event says that the link called `name` is gone.
+pub(crate) fn is_farewell(event: &Message<'_>, name: &str) -> bool {
+    // A bridge says the same of a port that merely left it, under its own family.
+    const AF_UNSPEC: u8 = 0;
+    let attributes = event.payload.get(16..).unwrap_or_default();
+    event.kind == RTM_DELLINK
+        && event.payload.first() == Some(&AF_UNSPEC)
+        && find(attributes, IFLA_IFNAME).and_then(text).as_deref() == Some(name)
+}
+
 fn question() -> Request {
     const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
     let mut question = Request::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
@@ -210,12 +226,14 @@ fn read_link(message: &Message<'_>) -> Option<Link> {
     }
     let flags = number(message.payload.get(8..)?)?;
     let attributes = message.payload.get(16..)?;
+    let state = find(attributes, IFLA_OPERSTATE)?;
     let kind = find(attributes, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
     Some(Link {
         index: number(message.payload.get(4..)?)?,
         name: text(find(attributes, IFLA_IFNAME)?)?,
         kind: kind.and_then(text).unwrap_or_default(),
         up: flags & IFF_UP != 0,
+        carries: matches!(state, [IF_OPER_UNKNOWN | IF_OPER_UP]),
         master: find(attributes, IFLA_MASTER).and_then(number),
         mac: find(attributes, IFLA_ADDRESS).unwrap_or_default().to_vec(),
     })

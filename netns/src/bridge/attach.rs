@@ -5,6 +5,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
+use super::carrier::await_carrier;
+use super::delete::delete_link;
 use super::{Bridge, host_link_of, kernel, mac_of};
 use crate::error::NetworkError;
 use crate::inside::inside;
@@ -50,7 +52,7 @@ impl Bridge {
     pub(super) fn detach_pod(&self, attached: &Attached) -> Result<(), NetworkError> {
         let link = attached.host_link.as_str();
         let ports = self.ports_of(attached).and_then(|entries| self.firewall.close(&entries));
-        let deleted = Socket::route().and_then(|mut host| delete_link(&mut host, link));
+        let deleted = delete_link(link);
         // Both are tried, whatever becomes of the other.
         ports.map_err(kernel("close host ports of pod", &attached.owner))?;
         deleted.map_err(kernel("delete link", link))?;
@@ -73,13 +75,17 @@ impl Bridge {
             mac: mac_of(address),
             mtu: self.config.mtu,
         };
-        make_pair(&pair, self.ipv6).map_err(kernel("make link", &attached.host_link))?;
+        let mut host = Socket::route().map_err(kernel("make link", &attached.host_link))?;
+        make_pair(&mut host, &pair, self.ipv6).map_err(kernel("make link", &attached.host_link))?;
         if self.ipv6 {
             // A port hands all packets to the bridge, so this only tells those who look that nobody listens here.
             setting::set(&format!("ipv6/conf/{}/accept_ra", attached.host_link), "0")?;
         }
         self.configure_pod(&mut pod, &attached.interface, address)
             .map_err(kernel("configure the pod's", &attached.interface))?;
+        for link in [&attached.host_link, &self.config.name] {
+            await_carrier(&mut host, link).map_err(kernel("bring up link", link))?;
+        }
         let entries: Vec<Entry> = entries_of(attached, address).collect();
         self.firewall.open(&entries).map_err(kernel("open host ports of pod", &attached.owner))
     }
@@ -139,8 +145,7 @@ fn entries_of(attached: &Attached, address: Ipv4Addr) -> impl Iterator<Item = En
 }
 
 /// Makes the pair and puts its host end on the bridge. One left over by a crash is deleted first.
-fn make_pair(pair: &Pair<'_>, ipv6: bool) -> Result<(), Error> {
-    let mut host = Socket::route()?;
+fn make_pair(host: &mut Socket, pair: &Pair<'_>, ipv6: bool) -> Result<(), Error> {
     let requests = [
         route::create_pair(pair),
         route::prepare_port(pair.host_link, ipv6),
@@ -149,17 +154,9 @@ fn make_pair(pair: &Pair<'_>, ipv6: bool) -> Result<(), Error> {
     match host.change(&requests) {
         // It may also be the pod's interface that exists: then there is nothing to delete, and it is refused again.
         Err(err) if err.is(Errno::EXIST) => {
-            delete_link(&mut host, pair.host_link)?;
+            delete_link(pair.host_link)?;
             host.change(&requests)
         }
-        result => result,
-    }
-}
-
-/// Deletes a link; one that is not there is no error.
-pub(super) fn delete_link(host: &mut Socket, name: &str) -> Result<(), Error> {
-    match host.change(&[route::delete_link(name)]) {
-        Err(err) if err.is(Errno::NODEV) => Ok(()),
         result => result,
     }
 }

@@ -5,6 +5,8 @@
 //! meant to be v4 has no `fe80::` in it (CVE-2024-32473) and takes no router's word (`accept_ra`, CVE-2020-13401).
 
 mod attach;
+mod carrier;
+mod delete;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -53,8 +55,9 @@ impl Bridge {
         let ipv6 = setting::has_ipv6();
         let index = make_bridge(&config, ipv6)?;
         setting::set("ipv4/ip_forward", "1")?;
-        let firewall = Firewall::new(&config.table, &config.name, config.subnet);
-        firewall.ensure().map_err(kernel("make nftables table", &config.table))?;
+        let firewall = Firewall::new(&config.table, &config.name, config.subnet)
+            .and_then(|firewall| firewall.ensure().map(|()| firewall))
+            .map_err(kernel("make nftables table", &config.table))?;
         let ledger = Mutex::new(Ledger::new(config.subnet));
         Ok(Self { config, index, ipv6, firewall, ledger })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::attach::delete_link;
+use super::delete::delete_link;
 use super::{Bridge, HOST_LINK_PREFIX, host_link_of, kernel};
 use crate::error::NetworkError;
 use crate::ledger::Entry;
@@ -30,14 +30,13 @@ impl Bridge {
         removed: &mut Vec<String>,
     ) -> Result<(), Error> {
         let owned: BTreeSet<String> = owners.iter().map(|owner| host_link_of(owner)).collect();
-        let mut host = Socket::route()?;
         let mut result = Ok(());
-        for link in route::list_links(&mut host)? {
+        for link in route::list_links(&mut Socket::route()?)? {
             let ours = link.master == Some(self.index) && link.name.starts_with(HOST_LINK_PREFIX);
             if !ours || owned.contains(&link.name) {
                 continue;
             }
-            match delete_link(&mut host, &link.name) {
+            match delete_link(&link.name) {
                 Ok(()) => removed.push(format!("link {}", link.name)),
                 Err(err) => result = result.and(Err(err)),
             }

@@ -26,6 +26,8 @@
 mod element;
 mod expression;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use rustix::io::Errno;
 
 use crate::ledger::Entry;
@@ -53,11 +55,14 @@ const TABLE_USERDATA: u16 = 6;
 const LAYOUT: u32 = 1;
 
 /// The table of one bridge.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Firewall {
     table: String,
     bridge: String,
     subnet: Subnet,
+    /// Kept open, because closing a socket after a transaction that deletes something waits for an RCU grace period, some
+    /// 20 ms (nft_rcv_nl_event).
+    socket: Mutex<Socket>,
 }
 
 /// What is there of the table.
@@ -78,14 +83,15 @@ enum Hook {
 }
 
 impl Firewall {
-    pub(crate) fn new(table: &str, bridge: &str, subnet: Subnet) -> Self {
-        Self { table: table.to_owned(), bridge: bridge.to_owned(), subnet }
+    pub(crate) fn new(table: &str, bridge: &str, subnet: Subnet) -> Result<Self, Error> {
+        let socket = Mutex::new(Socket::netfilter()?);
+        Ok(Self { table: table.to_owned(), bridge: bridge.to_owned(), subnet, socket })
     }
 
     pub(crate) fn state(&self) -> Result<State, Error> {
-        let mut question = self.request(GETTABLE, 0);
+        let mut question = request(GETTABLE, 0);
         question.text(TABLE_NAME, &self.table);
-        let described = Socket::netfilter()?.ask(question, |message| {
+        let described = self.socket().ask(question, |message| {
             let attributes = message.payload.get(4..)?;
             Some(find(attributes, TABLE_USERDATA).and_then(element::comment))
         });
@@ -102,7 +108,7 @@ impl Firewall {
         if self.state()? == State::Current {
             return Ok(());
         }
-        let mut delete = self.request(DELTABLE, 0);
+        let mut delete = request(DELTABLE, 0);
         delete.text(TABLE_NAME, &self.table);
         // Made first, so that there is always one to delete; otherwise it may vanish before the batch arrives.
         let mut batch = vec![self.new_table(), delete, self.new_table()];
@@ -112,7 +118,7 @@ impl Firewall {
         batch.push(self.chain("output", Some((Hook::Output, -90))));
         batch.push(self.chain("postrouting", Some((Hook::Postrouting, 110))));
         batch.extend(self.rules());
-        transact(batch)
+        self.transact(batch)
     }
 
     /// Opens host ports, all or none. One that is open to the same pod already is no error.
@@ -136,10 +142,10 @@ impl Firewall {
 
     /// All open host ports. The owner of an entry that we did not make is empty.
     pub(crate) fn list(&self) -> Result<Vec<Entry>, Error> {
-        let mut socket = Socket::netfilter()?;
+        let mut socket = self.socket();
         let mut entries = Vec::new();
         for map in element::Map::ALL {
-            let mut question = self.request(GETSETELEM, 0);
+            let mut question = request(GETSETELEM, 0);
             map.name_in(&mut question, &self.table);
             entries.extend(socket.list(&question, |message| map.read(message))?);
         }
@@ -153,13 +159,27 @@ impl Firewall {
         for map in element::Map::ALL {
             let elements: Vec<&Entry> = entries.iter().filter(|entry| map.holds(entry)).collect();
             for some in elements.chunks(ELEMENTS) {
-                let mut request = self.request(kind, flags);
+                let mut request = request(kind, flags);
                 map.name_in(&mut request, &self.table);
                 map.write(&mut request, some);
                 batch.push(request);
             }
         }
-        if batch.is_empty() { Ok(()) } else { transact(batch) }
+        if batch.is_empty() { Ok(()) } else { self.transact(batch) }
+    }
+
+    /// Sends `changes` as one transaction.
+    fn transact(&self, changes: Vec<Request>) -> Result<(), Error> {
+        let edge = |kind| Request::new(kind, 0, &[0, 0, 0, SUBSYSTEM]);
+        let mut batch = vec![edge(BATCH_BEGIN)];
+        batch.extend(changes);
+        batch.push(edge(BATCH_END));
+        self.socket().transact(batch)
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Socket> {
+        // A conversation that broke off leaves answers behind that the next one passes over.
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rules(&self) -> [Request; 6] {
@@ -198,12 +218,8 @@ impl Firewall {
         format!("pods of {} in {}, layout {LAYOUT}", self.bridge, self.subnet)
     }
 
-    fn request(&self, kind: u16, flags: u16) -> Request {
-        request(kind, flags)
-    }
-
     fn new_table(&self) -> Request {
-        let mut request = self.request(NEWTABLE, flag::CREATE);
+        let mut request = request(NEWTABLE, flag::CREATE);
         request.text(TABLE_NAME, &self.table);
         request.attribute(TABLE_USERDATA, &element::as_comment(&self.description()));
         request
@@ -217,7 +233,7 @@ impl Firewall {
         const CHAIN_TYPE: u16 = 7;
         const HOOK_NUMBER: u16 = 1;
         const HOOK_PRIORITY: u16 = 2;
-        let mut request = self.request(NEWCHAIN, flag::CREATE);
+        let mut request = request(NEWCHAIN, flag::CREATE);
         request.text(CHAIN_TABLE, &self.table).text(CHAIN_NAME, name);
         if let Some((hook, priority)) = hook {
             request.nest(CHAIN_HOOK, |attributes| {
@@ -233,7 +249,7 @@ impl Firewall {
         const RULE_TABLE: u16 = 1;
         const RULE_CHAIN: u16 = 2;
         const RULE_EXPRESSIONS: u16 = 4;
-        let mut request = self.request(NEWRULE, flag::CREATE | flag::APPEND);
+        let mut request = request(NEWRULE, flag::CREATE | flag::APPEND);
         request.text(RULE_TABLE, &self.table).text(RULE_CHAIN, chain);
         request.nest(RULE_EXPRESSIONS, |list| write(&mut Expressions::new(list)));
         request
@@ -244,15 +260,6 @@ impl Firewall {
 fn request(kind: u16, flags: u16) -> Request {
     const NFPROTO_IPV4: u8 = 2;
     Request::new(kind, flags, &[NFPROTO_IPV4, 0, 0, 0])
-}
-
-/// Sends `changes` as one transaction.
-fn transact(changes: Vec<Request>) -> Result<(), Error> {
-    let edge = |kind| Request::new(kind, 0, &[0, 0, 0, SUBSYSTEM]);
-    let mut batch = vec![edge(BATCH_BEGIN)];
-    batch.extend(changes);
-    batch.push(edge(BATCH_END));
-    Socket::netfilter()?.transact(batch)
 }
 
 impl element::Map {

@@ -9,13 +9,13 @@ mod encode;
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send,
-    socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv,
+    send, socket_with,
 };
 
 pub(crate) use decode::{Message, attributes, find, number, text};
@@ -96,6 +96,8 @@ impl Error {
 }
 
 /// One conversation with the kernel, about the network namespace the socket was opened in.
+///
+/// May go on after an error: what is left of the answers to an earlier request is passed over.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -107,20 +109,28 @@ pub(crate) struct Socket {
 impl Socket {
     /// Opens a socket to rtnetlink: links, addresses, routes.
     pub(crate) fn route() -> Result<Self, Error> {
-        Self::open(None)
+        Self::open(None, 0)
+    }
+
+    /// Opens a socket to rtnetlink that hears of every change to a link.
+    pub(crate) fn link_events() -> Result<Self, Error> {
+        const RTMGRP_LINK: u32 = 1;
+        Self::open(None, RTMGRP_LINK)
     }
 
     /// Opens a socket to netfilter.
     pub(crate) fn netfilter() -> Result<Self, Error> {
-        Self::open(Some(rustix::net::netlink::NETFILTER))
+        Self::open(Some(rustix::net::netlink::NETFILTER), 0)
     }
 
-    fn open(protocol: Option<Protocol>) -> Result<Self, Error> {
+    fn open(protocol: Option<Protocol>, groups: u32) -> Result<Self, Error> {
         let fd =
             socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
                 .map_err(|err| socket_error("open a netlink socket", err.into()))?;
         sys::netlink::ask_for_reasons(&fd)
             .map_err(|err| socket_error("ask for extended acknowledgements", err))?;
+        bind(&fd, &SocketAddrNetlink::new(0, groups))
+            .map_err(|err| socket_error("bind a netlink socket", err.into()))?;
         // A connected socket takes no message from anybody but the kernel (netlink_getsockbyportid).
         connect(&fd, &SocketAddrNetlink::new(0, 0))
             .map_err(|err| socket_error("connect a netlink socket", err.into()))?;
@@ -178,15 +188,17 @@ impl Socket {
         read: impl FnOnce(&Message<'_>) -> Option<T>,
     ) -> Result<T, Error> {
         let asked = self.post(&[question], 0)?;
-        let bytes = receive(&self.fd, &mut self.buffer)?;
-        let message = decode::messages(bytes).next().ok_or(Error::Malformed)??;
-        if message.sequence != asked {
-            return Err(Error::Malformed);
+        loop {
+            for message in decode::messages(receive(&self.fd, &mut self.buffer)?) {
+                let message = message?;
+                if message.sequence == asked {
+                    if message.kind == ERROR {
+                        acknowledgement(&message)?;
+                    }
+                    return read(&message).ok_or(Error::Malformed);
+                }
+            }
         }
-        if message.kind == ERROR {
-            acknowledgement(&message)?;
-        }
-        read(&message).ok_or(Error::Malformed)
     }
 
     /// Lists kernel objects; those that `read` makes nothing of are left out.
@@ -224,6 +236,18 @@ impl Socket {
         Err(Error::Unsettled)
     }
 
+    /// Whether one of the events that are there now is what `wanted` looks for.
+    pub(crate) fn heard(
+        &mut self,
+        mut wanted: impl FnMut(&Message<'_>) -> bool,
+    ) -> Result<bool, Error> {
+        let mut found = false;
+        for message in decode::messages(receive(&self.fd, &mut self.buffer)?) {
+            found |= wanted(&message?);
+        }
+        Ok(found)
+    }
+
     /// Sends `requests` and returns the sequence number of the first; they are numbered on from it.
     fn post(&mut self, requests: &[Request], flags: u16) -> Result<u32, Error> {
         let first = self.sequence;
@@ -235,6 +259,12 @@ impl Socket {
         let sent = send(&self.fd, &bytes, SendFlags::empty())
             .map_err(|err| socket_error("send a netlink request", err.into()))?;
         if sent == bytes.len() { Ok(first) } else { Err(Error::TooLong) }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
