@@ -2,12 +2,14 @@
 
 pub mod catalog;
 pub mod digest;
+mod document;
 pub mod layer;
 mod leases;
 pub mod limits;
 pub mod pull;
 pub mod record;
 pub mod reference;
+mod registry;
 
 pub use catalog::{Ambiguous, Catalog};
 pub use digest::{ChainId, Digest};
