@@ -151,3 +151,26 @@ fn descriptors(pid: u32, stage: &Stage) -> Vec<String> {
         .map(|target| target.split(":[").next().unwrap_or(&target).to_owned())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn census(links: &[&str]) -> Census {
+        let links = links.iter().map(|&name| name.to_owned()).collect();
+        Census { kinds: BTreeMap::from([("links", links)]) }
+    }
+
+    #[test]
+    fn differences_are_told_with_their_direction() {
+        let cases: [(&str, &[&str], &[&str], &str); 4] = [
+            ("equal", &["lo", "eth0"], &["lo", "eth0"], ""),
+            ("left behind", &["lo", "veth1"], &["lo"], "  links: + veth1\n"),
+            ("gone", &[], &["lo"], "  links: - lo\n"),
+            ("one of two of a name", &["a", "a"], &["a"], "  links: + a\n"),
+        ];
+        for (what, now, before, expected) in cases {
+            assert_eq!(census(now).difference(&census(before)), expected, "{what}");
+        }
+    }
+}

@@ -45,3 +45,27 @@ pub fn written(lines: &[Line], stream: &str) -> String {
     let ours = lines.iter().filter(|line| line.stream == stream);
     ours.map(|line| format!("{}{}", line.text, if line.is_partial { "" } else { "\n" })).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partial_lines_are_put_together_per_stream() {
+        let lines = [
+            "2026-01-01T00:00:00.000000001Z stdout P one ",
+            "2026-01-01T00:00:00.000000002Z stderr F other",
+            "2026-01-01T00:00:00.000000003Z stdout F line",
+            "2026-01-01T00:00:00.000000004Z stdout F ",
+        ]
+        .map(parse);
+        assert_eq!(written(&lines, "stdout"), "one line\n\n");
+        assert_eq!(written(&lines, "stderr"), "other\n");
+    }
+
+    #[test]
+    #[should_panic = "not a tag"]
+    fn a_line_without_a_tag_is_refused() {
+        parse("2026-01-01T00:00:00.000000001Z stdout hello there");
+    }
+}

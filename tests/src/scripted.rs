@@ -216,3 +216,44 @@ fn reply(mut stream: &TcpStream, status: &str, headers: &[String], body: &[u8]) 
     )?;
     stream.write_all(body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http;
+    use crate::image::{Compression, Flavour, ImageBuilder, Tree};
+
+    fn get(server: &Scripted, target: &str) -> http::Response {
+        http::send(server.address, "GET", target, "", &[]).unwrap()
+    }
+
+    #[test]
+    fn content_is_served_lied_about_and_cut_as_scripted() {
+        let tree = Tree::default().file("f", 0o644, b"content");
+        let image = ImageBuilder::new(Flavour::Oci).layer(Compression::Plain, tree).build();
+        let layer = &image.blobs[1];
+        let target = format!("/v2/app/blobs/{}", layer.digest);
+
+        let honest =
+            Script::default().image("app", "1", &image).cut_once(&layer.digest, 10).serve();
+        assert_eq!(get(&honest, "/v2/app/manifests/1").body, image.manifest.bytes);
+        assert_eq!(get(&honest, &target).body.len(), 10, "cut");
+        assert_eq!(get(&honest, &target).body, layer.bytes, "the second time whole");
+        assert_eq!(get(&honest, "/v2/app/manifests/2").status, 404);
+        assert_eq!(honest.asked_for(&layer.digest), 2);
+
+        let liar =
+            Script::default().image("app", "1", &image).lie_about(&layer.digest, b"x").serve();
+        assert_eq!(get(&liar, &target).body, b"x");
+    }
+
+    #[test]
+    fn a_guarded_registry_says_where_to_get_a_token() {
+        let image = ImageBuilder::new(Flavour::Docker).build();
+        let server = Script::default().image("app", "1", &image).guarded_by("eDp5").serve();
+        let answer = get(&server, "/v2/app/manifests/1");
+        assert_eq!(answer.status, 401);
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer realm="));
+        assert_eq!(get(&server, "/token").status, 401, "not for nothing");
+    }
+}

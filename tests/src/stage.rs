@@ -37,7 +37,8 @@ impl Stage {
             .expect("make mounts private");
         for line in [
             "link set lo up",
-            "link add uplink type dummy",
+            "link add uplink type veth peer name beyond",
+            "link set beyond up",
             "addr add 192.0.2.2/24 dev uplink",
             "link set uplink up",
             "route add default via 192.0.2.1",
@@ -137,4 +138,28 @@ pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 pub fn mount_points(process: &str) -> Vec<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
     text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::census::Census;
+    use crate::image::{Flavour, ImageBuilder};
+    use crate::registry::Registry;
+
+    #[test]
+    fn privileged_a_stage_has_a_network_and_a_registry_and_goes_without_a_trace() {
+        let directory = std::thread::spawn(|| {
+            let stage = Stage::enter();
+            let before = Census::take(&stage, None);
+            assert!(before.of("links").contains(&"uplink".to_owned()), "{before:?}");
+            let registry = Registry::start();
+            let image = ImageBuilder::busybox().flavour(Flavour::Docker).build();
+            let reference = registry.push("team/busybox", "1", &image);
+            assert_eq!(reference, registry.reference("team/busybox:1"));
+            assert_eq!(Census::take(&stage, None).difference(&before), "");
+            stage.directory().to_owned()
+        });
+        assert!(!directory.join().unwrap().exists());
+    }
 }

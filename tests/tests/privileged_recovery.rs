@@ -193,8 +193,8 @@ fn privileged_a_pod_whose_monitor_was_killed_ends_and_is_removed() {
     in_world(|world| {
         let pod = world.run_pod("orphan");
         let id = world.run_shell(&pod, "orphan", "sleep 1000");
-        let monitor = world.stage.processes(None).into_iter();
-        let monitor = monitor.filter(|seen| seen.name.starts_with("berth-monitor")).last().unwrap();
+        let mut monitor = world.stage.processes(None).into_iter();
+        let monitor = monitor.find(|seen| seen.name.starts_with("berth-monitor")).unwrap();
         signal(monitor.pid, Signal::SIGKILL);
         let status = world.wait(&id);
         assert_ne!(status.exit_code, 0, "nobody saw it end well: {status:?}");
