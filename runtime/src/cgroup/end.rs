@@ -343,7 +343,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let top = Directory::open(dir.path()).unwrap();
         let mut deepest = Directory::open(dir.path()).unwrap();
-        for _ in 0..2_000 {
+        for _ in 0..500 {
             for name in ["a", "b"] {
                 deepest.make_child(name).unwrap();
             }
