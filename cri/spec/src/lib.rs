@@ -1,1 +1,44 @@
-//! placeholder
+//! From a CRI request to what a monitor executes, as pure functions: no file is read, no clock, no environment.
+//!
+//! ```text
+//!   Input { pod, container, image, identity, files, namespaces, cgroup, devices, host }
+//!       │ container()
+//!       ▼
+//!   OCI runtime spec ── launch() ──▶ Launch { plan, open }     the monitor's plan, and what the daemon opens for it
+//!       │                └─ exec() ─▶ plan::Process            one more process in the same container
+//!       └─ stored by the daemon; the verbose status shows it
+//! ```
+//!
+//! The happy path: the daemon resolves what needs I/O (user names, devices, the pod's files), calls [`container`] and
+//! stores the spec, calls [`launch`], opens what [`Launch::open`] lists in that order, and hands both to the monitor.
+//! The failure path: [`SpecError`] names the field of the request and what it has to be, before anything exists.
+//!
+//! Two rules hold everywhere. What a request asks for and Berth cannot do is refused, never left out. And what an
+//! image says only ever configures the workload: it decides no path of the host and no right.
+
+mod capabilities;
+mod confinement;
+mod container;
+mod devices;
+mod error;
+mod input;
+mod mounts;
+mod namespaces;
+mod process;
+mod resources;
+pub mod seccomp;
+mod sysctls;
+mod target;
+
+#[cfg(test)]
+mod testing;
+
+pub use container::container;
+pub use error::SpecError;
+pub use input::{
+    Architecture, CgroupFacts, HostDevice, HostFacts, Identity, ImageDefaults, Input,
+    NamespacePins, SandboxFiles,
+};
+pub use resources::limits;
+pub use seccomp::localhost_profile;
+pub use sysctls::sysctls;

@@ -1,0 +1,204 @@
+//! The file system of a container beside its root.
+//!
+//! Our own mounts come first, in a fixed order; then the pod's files and the request's mounts, sorted by depth, so
+//! that a mount never hides one that was asked for below it. What the request mounts itself takes the place of ours.
+
+use crate::confinement::{is_privileged, security_context};
+use crate::error::SpecError;
+use crate::input::{CgroupFacts, Input};
+use crate::target;
+use cri_api::runtime::v1;
+use cri_api::runtime::v1::MountPropagation;
+use oci_spec::runtime::Mount;
+use std::path::Path;
+
+/// The source of the pod's own `/dev/shm`, which the monitor keeps and only it can mount. Another OCI runtime sees a
+/// tmpfs of this name.
+pub(crate) const POD_SHM: &str = "pod-shm";
+
+/// The mounts of a container's spec.
+#[derive(Debug)]
+pub(crate) struct Mounts {
+    pub(crate) all: Vec<Mount>,
+    /// The targets that the request mounts on.
+    pub(crate) requested: Vec<String>,
+    /// `linux.rootfsPropagation`; absent is private.
+    pub(crate) root_propagation: Option<&'static str>,
+}
+
+/// Translates the mounts of a request.
+pub(crate) fn mounts(input: &Input<'_>) -> Result<Mounts, SpecError> {
+    refuse_image_volumes_over_proc(input)?;
+    let mut binds = Vec::new();
+    let mut requested = Vec::new();
+    let mut propagations = Vec::new();
+    for (at, request) in input.container.mounts.iter().enumerate() {
+        let (mount, propagation) = bind(at, request, input.host.selinux)?;
+        propagations.push(propagation);
+        requested.push(mount.destination().to_string_lossy().into_owned());
+        binds.push(mount);
+    }
+    let is_free = |path: &str| !requested.iter().any(|other| other == path);
+    binds
+        .extend(sandbox_files(input).into_iter().filter(|(path, _)| is_free(path)).map(|(_, m)| m));
+    binds.sort_by_key(|mount| target::depth(&mount.destination().to_string_lossy()));
+
+    let own_dev = is_free("/dev");
+    let mut all: Vec<Mount> = defaults(input)
+        .into_iter()
+        .filter(|(path, _)| is_free(path) && (own_dev || !path.starts_with("/dev/")))
+        .map(|(_, mount)| mount)
+        .collect();
+    all.extend(binds);
+    Ok(Mounts { all, requested, root_propagation: of_root(&propagations) })
+}
+
+/// The mounts that every container has.
+fn defaults(input: &Input<'_>) -> Vec<(&'static str, Mount)> {
+    let privileged = is_privileged(input.container);
+    let access = if privileged { "rw" } else { "ro" };
+    let shm = match input.namespaces.ipc {
+        Some(_) => mount("/dev/shm", "tmpfs", POD_SHM, &["nosuid", "noexec", "nodev"]),
+        // POSIX shared memory of a pod in the host's IPC namespace is the host's.
+        None => mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "rw"]),
+    };
+    let cgroup = match input.host.cgroup {
+        // A privileged container is in the host's cgroup namespace, as with other runtimes. Mounting cgroup2 there
+        // would reset the mount options of the one superblock that the host uses, so it gets the host's mount.
+        CgroupFacts::V2 if privileged => {
+            mount("/sys/fs/cgroup", "bind", "/sys/fs/cgroup", &["rbind", "rprivate", "rw"])
+        }
+        CgroupFacts::V2 | CgroupFacts::V1 { .. } => mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", access],
+        ),
+    };
+    vec![
+        ("/proc", mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])),
+        (
+            "/dev",
+            mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        ),
+        (
+            "/dev/pts",
+            mount(
+                "/dev/pts",
+                "devpts",
+                "devpts",
+                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            ),
+        ),
+        ("/dev/shm", shm),
+        ("/dev/mqueue", mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])),
+        ("/sys", mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])),
+        ("/sys/fs/cgroup", cgroup),
+    ]
+}
+
+/// The pod's files; read-only where the root is.
+fn sandbox_files(input: &Input<'_>) -> Vec<(&'static str, Mount)> {
+    let readonly = security_context(input.container).is_some_and(|context| context.readonly_rootfs);
+    let access = if readonly { "ro" } else { "rw" };
+    let files = [
+        ("/etc/hostname", &input.files.hostname),
+        ("/etc/hosts", &input.files.hosts),
+        ("/etc/resolv.conf", &input.files.resolv_conf),
+    ];
+    let bind = |(path, source): (&'static str, &Option<std::path::PathBuf>)| {
+        source
+            .as_ref()
+            .map(|source| (path, mount(path, "bind", source, &["rbind", "rprivate", access])))
+    };
+    files.into_iter().filter_map(bind).collect()
+}
+
+fn mount(target: &str, kind: &str, source: impl AsRef<Path>, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(target.into())
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(source.as_ref().to_owned()))
+        .set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+    mount
+}
+
+/// One mount of the request. Links in its host path are followed when the daemon opens it.
+fn bind(
+    at: usize,
+    request: &v1::Mount,
+    selinux: bool,
+) -> Result<(Mount, MountPropagation), SpecError> {
+    let field = |name: &str| format!("mounts[{at}].{name}");
+    if request.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
+        return Err(SpecError::ImageVolume { field: field("image") });
+    }
+    if !request.uid_mappings.is_empty() {
+        return Err(SpecError::unsupported(field("uidMappings"), "id-mapped mounts are"));
+    }
+    if !request.gid_mappings.is_empty() {
+        return Err(SpecError::unsupported(field("gidMappings"), "id-mapped mounts are"));
+    }
+    if request.selinux_relabel && selinux {
+        return Err(SpecError::unsupported(
+            field("selinux_relabel"),
+            "SELinux labels of volumes are",
+        ));
+    }
+    let inside = target::clean(&field("container_path"), &request.container_path)?;
+    if inside == "/" {
+        return Err(SpecError::invalid(field("container_path"), "/", "is the container's root"));
+    }
+    if target::is_at_or_below(&inside, "/proc") {
+        // CVE-2019-16884: a fake /proc takes labels and profiles away.
+        let rule = "must not be in /proc";
+        return Err(SpecError::invalid(field("container_path"), inside, rule));
+    }
+    let host = target::clean(&field("host_path"), &request.host_path)?;
+    let propagation = MountPropagation::try_from(request.propagation).map_err(|_| {
+        let value = request.propagation.to_string();
+        SpecError::invalid(field("propagation"), value, "is no propagation")
+    })?;
+    let access = match (request.readonly, request.recursive_read_only, propagation) {
+        (false, false, _) => "rw",
+        (true, false, _) => "ro",
+        (true, true, MountPropagation::PropagationPrivate) => "rro",
+        (true, true, _) => {
+            let rule = "needs private propagation";
+            return Err(SpecError::invalid(field("recursive_read_only"), "true", rule));
+        }
+        (false, true, _) => {
+            let rule = "needs readonly";
+            return Err(SpecError::invalid(field("recursive_read_only"), "true", rule));
+        }
+    };
+    Ok((mount(&inside, "bind", host, &["rbind", option(propagation), access]), propagation))
+}
+
+fn option(propagation: MountPropagation) -> &'static str {
+    match propagation {
+        MountPropagation::PropagationPrivate => "rprivate",
+        MountPropagation::PropagationHostToContainer => "rslave",
+        MountPropagation::PropagationBidirectional => "rshared",
+    }
+}
+
+/// A mount can pass on only what its parent passes on: the root is as open as the most open of its mounts.
+fn of_root(mounts: &[MountPropagation]) -> Option<&'static str> {
+    let strongest =
+        [MountPropagation::PropagationBidirectional, MountPropagation::PropagationHostToContainer];
+    strongest.into_iter().find(|candidate| mounts.contains(candidate)).map(option)
+}
+
+/// Volumes that an image declares are directories of the container's own root here. One over `/proc` is an attack
+/// (CVE-2019-16884), and refused where a runtime that mounts them would have to.
+fn refuse_image_volumes_over_proc(input: &Input<'_>) -> Result<(), SpecError> {
+    for (at, volume) in input.image.volumes.iter().enumerate() {
+        let field = format!("image.volumes[{at}]");
+        if target::is_at_or_below(&target::clean(&field, volume)?, "/proc") {
+            return Err(SpecError::invalid(field, volume, "must not be in /proc"));
+        }
+    }
+    Ok(())
+}
