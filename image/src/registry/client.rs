@@ -84,6 +84,11 @@ impl Client {
         Self { insecure, patience, tokens: Tokens::default(), http: OnceCell::new() }
     }
 
+    /// See [`Patience::stall`].
+    pub(crate) fn stall(&self) -> Duration {
+        self.patience.stall
+    }
+
     /// The HTTP client for `url`.
     pub(super) async fn http(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
         let connect = self.patience.connect;
