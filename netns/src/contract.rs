@@ -110,7 +110,7 @@ fn detach_leaves_nothing_and_may_be_repeated(world: &impl World) {
 fn a_host_port_has_one_pod(world: &impl World) {
     let network = world.open();
     let free = network.check(&wish('b', &[8080])).unwrap();
-    attach(world, &*network, &wish('a', &[8080])).unwrap();
+    let _holder = attach(world, &*network, &wish('a', &[8080])).unwrap();
     let with_one = world.census();
     let namespace = world.namespace();
     let refusals = [

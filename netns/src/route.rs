@@ -29,7 +29,6 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 
 const IFF_UP: u32 = 1;
-const IF_OPER_UNKNOWN: u8 = 0;
 const IF_OPER_UP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -43,7 +42,8 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     /// Somebody wants it up.
     pub(crate) up: bool,
-    /// Packets pass: it is up, has a carrier, and the kernel has acted on both.
+    /// Packets pass: it is up, has a carrier, and the kernel has acted on both. For links that tell about their carrier,
+    /// as bridges and pairs do; others stay in an unknown state.
     pub(crate) carries: bool,
     /// The bridge it belongs to, by index.
     pub(crate) master: Option<u32>,
@@ -233,7 +233,7 @@ fn read_link(message: &Message<'_>) -> Option<Link> {
         name: text(find(attributes, IFLA_IFNAME)?)?,
         kind: kind.and_then(text).unwrap_or_default(),
         up: flags & IFF_UP != 0,
-        carries: matches!(state, [IF_OPER_UNKNOWN | IF_OPER_UP]),
+        carries: *state == [IF_OPER_UP],
         master: find(attributes, IFLA_MASTER).and_then(number),
         mac: find(attributes, IFLA_ADDRESS).unwrap_or_default().to_vec(),
     })

@@ -10,9 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::bridge::carrier::await_carrier;
 use crate::bridge::loopback_up;
 use crate::inside::inside;
+use crate::netlink::Socket;
 use crate::network::Attached;
 
 /// Longer than anything here takes, and shorter than the second after which ARP and TCP try again: what needs a second
@@ -64,6 +67,7 @@ pub(super) fn outside() -> OwnedFd {
         run("ip link set wire1 up");
     })
     .unwrap();
+    await_carrier(&mut Socket::route().unwrap(), "wire0").unwrap();
     namespace
 }
 
@@ -83,10 +87,8 @@ pub(super) fn everything() -> String {
         .lines()
         .map(|line| {
             let (name, rest) = line.split_once('<').unwrap();
-            format!(
-                "{name}{}\n",
-                rest.split_once("mtu").unwrap().1.replace(" state DOWN", " state UP")
-            )
+            let (_, rest) = rest.split_once(" state ").unwrap();
+            format!("{name}{}\n", rest.split_once(' ').unwrap().1)
         })
         .collect();
     let routes = run("ip route").replace(" linkdown", "");
@@ -126,8 +128,10 @@ impl Server {
     /// Has `connect` reach this very server, and says from which address.
     pub(super) fn reached_by(&self, connect: impl FnOnce() -> io::Result<TcpStream>) -> IpAddr {
         let mut client = connect().unwrap();
-        self.listener.set_nonblocking(true).unwrap();
-        let (mut served, from) = self.listener.accept().expect("connected to somebody else");
+        let soon = Timespec::try_from(SOON).unwrap();
+        let waiting = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&soon)).unwrap();
+        assert_eq!(waiting, 1, "connected to somebody else");
+        let (mut served, from) = self.listener.accept().unwrap();
         served.write_all(b"hello").unwrap();
         drop(served);
         client.set_read_timeout(Some(SOON)).unwrap();
