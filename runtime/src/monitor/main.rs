@@ -1,2 +1,59 @@
-//! placeholder
-fn main() {}
+//! `berth-monitor`: the parent of one pod's containers.
+//!
+//! Started by the daemon from a sealed file in memory, with a listening socket as its standard input; see
+//! [`runtime::protocol`] for what it is asked. One thread, one loop:
+//!
+//! ```text
+//!   world ──▶ monitor ──▶ serve ──▶ start ──clone3──▶ init/ ──execve──▶ program
+//!              loop        requests   └▶ exec
+//!                └──▶ container: output ▶ log, end ▶ exit record ▶ watchers
+//! ```
+
+mod container;
+mod events;
+mod exec;
+mod init;
+mod log;
+mod monitor;
+mod refuse;
+mod serve;
+mod start;
+mod world;
+
+use refuse::Explain;
+use runtime::id::PodId;
+use runtime::protocol::Refusal;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let begun = begin();
+    match begun {
+        Ok(monitor) => match monitor.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(Refusal { step, object, errno }) => {
+            // The starter reads this; the pod's events tell the rest of the world.
+            let reason = std::io::Error::from_raw_os_error(errno);
+            eprintln!("{step} {object}: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Closing standard error tells the starter that the monitor is ready.
+fn begin() -> Result<monitor::Monitor, Refusal> {
+    let shm_bytes =
+        arguments().ok_or(rustix::io::Errno::INVAL).step("read", "arguments: POD SHM_BYTES")?;
+    let (world, listener) = world::World::make(shm_bytes)?;
+    let monitor = monitor::Monitor::new(world, listener).step("make", "event loop")?;
+    rustix::stdio::dup2_stderr(&monitor.world.null).step("close", "standard error")?;
+    Ok(monitor)
+}
+
+/// The pod's id is there for people who look at the list of processes.
+fn arguments() -> Option<u64> {
+    let mut arguments = std::env::args().skip(1);
+    arguments.next()?.parse::<PodId>().ok()?;
+    arguments.next()?.parse().ok()
+}

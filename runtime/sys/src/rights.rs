@@ -108,3 +108,20 @@ pub fn kill_group(leader: Pid) -> io::Result<()> {
         Err(err) => Err(err.into()),
     }
 }
+
+/// Leaves the session keyring, which the starter's other processes share, for an empty one (`keyctl(2)`).
+///
+/// # Errors
+///
+/// `EDQUOT` where the user has too many keys. A kernel without keys is no error.
+pub fn own_session_keyring() -> io::Result<()> {
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name is allowed and asks for a new anonymous keyring.
+    let joined = check(unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, anonymous)
+    });
+    match joined {
+        Err(err) if err.raw_os_error() != Some(libc::ENOSYS) => Err(err),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,241 @@
+//! One container: its first process, its output, its end.
+
+use crate::events::Key;
+use crate::log::{Log, Stream};
+use runtime::cgroup::{Held, OomWatch};
+use runtime::exit::{self, Cause, Exit};
+use runtime::id::ContainerId;
+use runtime::protocol::{Refusal, Report, Reported};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::SystemTime;
+
+/// A container that the monitor was asked to start, until it is told to forget it.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    pub(crate) state: State,
+    pub(crate) since: SystemTime,
+    pub(crate) output: Option<Output>,
+    pub(crate) errors: Option<Output>,
+    pub(crate) log: Log,
+    pub(crate) record: OwnedFd,
+}
+
+/// Where it is in its life.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Its first process lives; while its init works on the plan, what is said about that.
+    Alive { process: First, init: Option<Init> },
+    /// The first process has ended, and with it the container.
+    Exited(Exit),
+}
+
+/// What is said about a start that goes on.
+#[derive(Debug)]
+pub(crate) struct Init {
+    /// Our end of the channel.
+    pub(crate) channel: OwnedFd,
+    /// Who asked for it, if they are still there.
+    pub(crate) client: Option<Key>,
+    /// No step is left but the system call filter and `execve`.
+    pub(crate) executing: bool,
+    /// The step that failed.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// A container's first process, and what belongs to it while it lives.
+#[derive(Debug)]
+pub(crate) struct First {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// Our end of its standard input.
+    #[expect(dead_code, reason = "held open, so that the process waits for somebody to attach")]
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) cgroup: Option<Cgroup>,
+    /// Processes can outlive it: it does not end a PID namespace of its own.
+    pub(crate) shares_pids: bool,
+    /// What its execs get.
+    pub(crate) oom_score_adj: i32,
+}
+
+/// A container's cgroup.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    pub(crate) held: Held,
+    /// Its directories once more, to remove those of execs that are empty.
+    pub(crate) directories: Vec<OwnedFd>,
+    /// The watch, and how many kills there were before the start.
+    pub(crate) oom: Option<(OomWatch, u64)>,
+    /// Cgroups of execs that have ended, where something still ran.
+    pub(crate) left: Vec<String>,
+}
+
+/// The read end of one of its streams.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) pipe: OwnedFd,
+    pub(crate) stream: Stream,
+}
+
+/// Whether more can come from a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Some,
+    Empty,
+    Ended,
+}
+
+/// The most that is read from a pipe whose writer has ended: what the largest pipe holds (`/proc/sys/fs/pipe-max-size`).
+const MAX_REST: usize = 1 << 20;
+
+impl Container {
+    /// The process while it lives.
+    pub(crate) fn process(&self) -> Option<&First> {
+        match &self.state {
+            State::Alive { process, .. } => Some(process),
+            State::Exited(_) => None,
+        }
+    }
+
+    pub(crate) fn process_mut(&mut self) -> Option<&mut First> {
+        match &mut self.state {
+            State::Alive { process, .. } => Some(process),
+            State::Exited(_) => None,
+        }
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let state = match &self.state {
+            State::Alive { process, .. } => {
+                Reported::Running { pid: process.pid.as_raw_pid(), since: self.since }
+            }
+            State::Exited(exit) => Reported::Exited(exit.clone()),
+        };
+        Report { container: self.id.clone(), state, lost_log_bytes: self.log.lost() }
+    }
+
+    /// Reads one of its streams once: a container that says a lot waits for the others.
+    pub(crate) fn read(&mut self, errors: bool, buffer: &mut [u8]) {
+        let slot = if errors { &mut self.errors } else { &mut self.output };
+        let Some(output) = slot else { return };
+        if output.read(&mut self.log, buffer).0 == Flow::Ended {
+            self.log.end(&mut output.stream, SystemTime::now());
+            *slot = None;
+        }
+    }
+
+    /// Records how the container ended, and lets go of all that belonged to it. Gives the record.
+    pub(crate) fn end(&mut self, code: i32, buffer: &mut [u8]) -> Exit {
+        if let Some(process) = self.process()
+            && process.shares_pids
+        {
+            // What else runs would go on without anybody who knows of it.
+            process.kill().ok();
+        }
+        self.finish_log(buffer);
+        let exit = match &self.state {
+            State::Alive { init: Some(init), .. } => start_failed(&init.refusal(code)),
+            State::Alive { process, init: None } => process.exit(code),
+            State::Exited(exit) => return exit.clone(),
+        };
+        self.record(exit)
+    }
+
+    /// Writes the exit record before anybody is told.
+    pub(crate) fn record(&mut self, exit: Exit) -> Exit {
+        // The file was made in full size and lives in memory; were it lost, those who ask are still told.
+        exit::write(&self.record, &exit).ok();
+        self.state = State::Exited(exit.clone());
+        exit
+    }
+
+    /// Reads what is left in the pipes. Nobody can write to them any more but those they were handed to, for whom
+    /// nothing waits.
+    fn finish_log(&mut self, buffer: &mut [u8]) {
+        for slot in [&mut self.output, &mut self.errors] {
+            let Some(mut output) = slot.take() else { continue };
+            let mut rest = 0;
+            while rest < MAX_REST {
+                match output.read(&mut self.log, buffer) {
+                    (Flow::Some, count) => rest += count,
+                    (Flow::Empty | Flow::Ended, _) => break,
+                }
+            }
+            self.log.end(&mut output.stream, SystemTime::now());
+        }
+    }
+}
+
+impl Output {
+    fn read(&mut self, log: &mut Log, buffer: &mut [u8]) -> (Flow, usize) {
+        match rustix::io::read(&self.pipe, &mut *buffer) {
+            Ok(0) => (Flow::Ended, 0),
+            Ok(count) => {
+                log.take(&mut self.stream, &buffer[..count], SystemTime::now());
+                (Flow::Some, count)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => (Flow::Empty, 0),
+            // EIO is how a terminal says that its other side is closed.
+            Err(_) => (Flow::Ended, 0),
+        }
+    }
+}
+
+impl Init {
+    /// The step that failed, or that the init was killed by somebody else.
+    pub(crate) fn refusal(&self, code: i32) -> Refusal {
+        let ended =
+            || crate::refuse::refusal("run init", &format!("it ended with status {code}"), 0);
+        self.refusal.clone().unwrap_or_else(ended)
+    }
+}
+
+impl First {
+    /// How it ended, once `wait` has said with which code.
+    fn exit(&self, code: i32) -> Exit {
+        let killed = code == 128 + Signal::KILL.as_raw();
+        let cause =
+            if killed && self.was_out_of_memory() { Cause::OutOfMemory } else { Cause::Ended };
+        Exit { code, at: SystemTime::now(), cause, message: String::new() }
+    }
+
+    fn was_out_of_memory(&self) -> bool {
+        let watch = self.cgroup.as_ref().and_then(|cgroup| cgroup.oom.as_ref());
+        watch.is_some_and(|(watch, before)| watch.kills().is_ok_and(|now| now > *before))
+    }
+
+    /// Sends SIGKILL to it and to all that is in its cgroup.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        let all = self.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.held.kill());
+        // It may have ended, or the cgroup may not have been entered yet.
+        sys::rights::signal(&self.pidfd, Signal::KILL.as_raw()).ok();
+        all
+    }
+}
+
+impl Cgroup {
+    /// Removes the cgroups of ended execs in which nothing runs any more.
+    pub(crate) fn sweep(&mut self) {
+        let directories = &self.directories;
+        self.left.retain(|name| {
+            // Only one hierarchy has it; EBUSY says that something still runs there.
+            directories.iter().any(|directory| {
+                let removed = rustix::fs::unlinkat(directory, name, rustix::fs::AtFlags::REMOVEDIR);
+                removed == Err(Errno::BUSY)
+            })
+        });
+    }
+}
+
+/// The exit of a container whose program never ran.
+pub(crate) fn start_failed(refusal: &Refusal) -> Exit {
+    let reason = match refusal.errno {
+        0 => String::new(),
+        number => format!(": {}", io::Error::from_raw_os_error(number)),
+    };
+    let message = exit::cut_message(&format!("{} {}{reason}", refusal.step, refusal.object));
+    Exit { code: exit::START_FAILED, at: SystemTime::now(), cause: Cause::StartFailed, message }
+}

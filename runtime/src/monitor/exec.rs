@@ -1,0 +1,240 @@
+//! Execs: one more process in a running container, which lives as long as its client's connection.
+
+use crate::container::State;
+use crate::events::{Event, Key};
+use crate::init::{self, Enter, Stdio, Word};
+use crate::monitor::Monitor;
+use crate::refuse::{Explain, refusal};
+use crate::start::{lives, place};
+use plan::Process;
+use runtime::cgroup::Held;
+use runtime::id::ContainerId;
+use runtime::protocol::{Failure, MAX_PLAN, Refusal, Response};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+use std::os::fd::{AsFd, OwnedFd};
+use sys::clone::Spawn;
+
+/// A process that was asked for, until it has ended.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    container: Key,
+    /// Its cgroup below the container's, and the name of that.
+    cgroup: Option<(Held, String)>,
+    client: Option<Key>,
+    /// Our end of the channel, until `execve`.
+    channel: Option<OwnedFd>,
+    /// The process that enters the container, until it has ended.
+    helper: Option<(Pid, OwnedFd)>,
+    /// The process that runs the program, once there is one.
+    process: Option<(Pid, OwnedFd)>,
+    executing: bool,
+    /// `execve` has happened.
+    runs: bool,
+    refusal: Option<Refusal>,
+}
+
+/// A request for an exec, taken apart.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) container: ContainerId,
+    process: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    stdin: Option<OwnedFd>,
+}
+
+impl Request {
+    /// Gives each descriptor its meaning; `None` where their number is not right.
+    pub(crate) fn new(
+        container: ContainerId,
+        stdin: bool,
+        descriptors: Vec<OwnedFd>,
+    ) -> Option<Self> {
+        if descriptors.len() != 3 + usize::from(stdin) {
+            return None;
+        }
+        let mut descriptors = descriptors.into_iter();
+        let (process, stdout) = (descriptors.next()?, descriptors.next()?);
+        Some(Self {
+            container,
+            process,
+            stdout,
+            stderr: descriptors.next()?,
+            stdin: descriptors.next(),
+        })
+    }
+}
+
+impl Monitor {
+    /// Begins an exec; the client hears when it runs, and when it has ended.
+    pub(crate) fn exec(&mut self, request: &Request, client: Key) -> Result<Key, Failure> {
+        if self.ending {
+            return Err(Failure::Ending);
+        }
+        let process =
+            sys::sealed::read(&request.process, MAX_PLAN).map_err(|_| Failure::Malformed)?;
+        let process: Process = postcard::from_bytes(&process).map_err(|_| Failure::Malformed)?;
+        if process.terminal.is_some() {
+            let object = "an exec gets the descriptors of its client, and no terminal";
+            return Err(Failure::Step(refusal("open terminal", object, 0)));
+        }
+        let running = self.containers.iter().find(|(_, it)| it.id == request.container);
+        let Some((container, it)) = running else { return Err(Failure::Unknown) };
+        if !matches!(it.state, State::Alive { init: None, .. }) {
+            return Err(Failure::NotRunning);
+        }
+        let container = *container;
+        let key = self.next_key();
+        let exec = self.enter(key, container, &process, request).map_err(Failure::Step)?;
+        self.execs.insert(key, Exec { client: Some(client), ..exec });
+        Ok(key)
+    }
+
+    fn enter(
+        &self,
+        key: Key,
+        container: Key,
+        process: &Process,
+        request: &Request,
+    ) -> Result<Exec, Refusal> {
+        let first = self.containers.get(&container).and_then(|it| it.process());
+        let first = first.ok_or(Errno::SRCH).step("enter", "the container")?;
+        let cgroup = first.cgroup.as_ref().map(|cgroup| {
+            let name = format!("exec-{key}");
+            cgroup.held.child(&name).map(|held| (held, name))
+        });
+        let cgroup = cgroup.transpose().step("make", "cgroup")?;
+        let (channel, theirs) = init::channel().step("make", "channel")?;
+        self.events.add(&channel, Event::Exec(key)).step("watch", "channel")?;
+        let stdio = Stdio {
+            stdin: request.stdin.as_ref().unwrap_or(&self.world.null).as_fd(),
+            stdout: request.stdout.as_fd(),
+            stderr: request.stderr.as_fd(),
+        };
+        let enter = Enter {
+            world: &self.world,
+            process,
+            container: first.pidfd.as_fd(),
+            stdio,
+            oom_score_adj: first.oom_score_adj,
+        };
+        let held = cgroup.as_ref().map(|(held, _)| held);
+        let how = Spawn { cgroup: held.and_then(Held::clone_into), ..Spawn::default() };
+        let helper = init::spawn(&self.world, &how, || init::exec(&enter, &theirs))?;
+        if let Some(held) = held {
+            place(held, helper.pid).step("enter", "cgroup")?;
+        }
+        init::go(&channel).step("start", "exec")?;
+        Ok(Exec {
+            container,
+            cgroup,
+            client: None,
+            channel: Some(channel),
+            helper: Some((helper.pid, helper.pidfd)),
+            process: None,
+            executing: false,
+            runs: false,
+            refusal: None,
+        })
+    }
+
+    /// Hears what an exec's processes have to say. The end of the channel is `execve`, or the end of both.
+    pub(crate) fn hear_exec(&mut self, key: Key) {
+        loop {
+            let Some(exec) = self.execs.get_mut(&key) else { return };
+            let Some(channel) = &exec.channel else { return };
+            match init::hear(channel) {
+                Err(Errno::AGAIN) => return,
+                Ok(Some((Word::Forked { pid }, Some(pidfd)))) => {
+                    exec.process = Pid::from_raw(pid).map(|pid| (pid, pidfd));
+                    // It ends by itself where this fails.
+                    init::go(channel).ok();
+                }
+                Ok(Some((Word::Executing, _))) => exec.executing = true,
+                Ok(Some((Word::Failed(refusal), _))) => exec.refusal = Some(refusal),
+                Ok(Some((Word::Terminal | Word::Forked { .. }, _))) => {}
+                Ok(None) | Err(_) => {
+                    exec.channel = None;
+                    self.exec_silent(key);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The channel has ended. If no step failed on the way, the program runs.
+    fn exec_silent(&mut self, key: Key) {
+        let Some(exec) = self.execs.get_mut(&key) else { return };
+        let Some((pid, pidfd)) = &exec.process else { return };
+        exec.runs = exec.refusal.is_none() && (exec.executing || lives(pidfd));
+        let started = Response::ExecStarted { pid: pid.as_raw_pid() };
+        if let (Some(client), true) = (exec.client, exec.runs) {
+            self.answer(client, &started);
+        }
+    }
+
+    /// One of the exec's two processes has ended.
+    pub(crate) fn exec_child_ended(&mut self, key: Key, pid: Pid, code: i32) {
+        self.hear_exec(key);
+        let Some(exec) = self.execs.get_mut(&key) else { return };
+        if exec.helper.as_ref().is_some_and(|(helper, _)| *helper == pid) {
+            exec.helper = None;
+            if exec.process.is_some() {
+                return;
+            }
+        }
+        let Some(exec) = self.execs.remove(&key) else { return };
+        let answer = if exec.runs {
+            Response::ExecEnded { code }
+        } else {
+            let ended = || refusal("enter container", &format!("ended with status {code}"), 0);
+            Response::Failed(Failure::Step(exec.refusal.clone().unwrap_or_else(ended)))
+        };
+        if let Some(client) = exec.client {
+            self.answer(client, &answer);
+            self.connections.remove(&client);
+        }
+        self.leave(exec);
+    }
+
+    /// Its cgroup goes, unless something that it started still runs there.
+    fn leave(&mut self, exec: Exec) {
+        let container = self.containers.get_mut(&exec.container);
+        let cgroup = container.and_then(|it| it.process_mut()).and_then(|it| it.cgroup.as_mut());
+        if let (Some(cgroup), Some((_, name))) = (cgroup, exec.cgroup) {
+            cgroup.left.push(name);
+            cgroup.sweep();
+        }
+    }
+
+    /// The client is gone, and nobody else asks for the exec.
+    pub(crate) fn abandon_exec(&mut self, key: Key) {
+        if let Some(exec) = self.execs.get_mut(&key) {
+            exec.client = None;
+            exec.kill();
+        }
+    }
+}
+
+impl Exec {
+    pub(crate) fn knows(&self, pid: Pid) -> bool {
+        let is = |it: &Option<(Pid, OwnedFd)>| it.as_ref().is_some_and(|(own, _)| *own == pid);
+        is(&self.helper) || is(&self.process)
+    }
+
+    /// Kills the process and all that it started: by their cgroup, or, in a container without one, by their group.
+    pub(crate) fn kill(&self) {
+        if let Some((cgroup, _)) = &self.cgroup {
+            // The processes below are the ones we know.
+            cgroup.kill().ok();
+        } else if let Some((pid, _)) = &self.process {
+            // Gone where it has ended; then its group is what it left behind.
+            sys::rights::kill_group(*pid).ok();
+        }
+        for (_, pidfd) in self.helper.iter().chain(&self.process) {
+            // It may have ended.
+            sys::rights::signal(pidfd, Signal::KILL.as_raw()).ok();
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Requests and their answers. A client that does not read its answers loses its connection; nobody waits for it.
+
+use crate::container::{Container, State};
+use crate::events::Key;
+use crate::monitor::Monitor;
+use crate::refuse::Explain;
+use crate::{exec, start};
+use runtime::exit::Exit;
+use runtime::id::ContainerId;
+use runtime::protocol::{
+    self, Failure, MAX_DESCRIPTORS, REPORTS_A_MESSAGE, Request, Response, WireError,
+};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A client.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: OwnedFd,
+    /// Descriptors that came ahead of their request.
+    ahead: Vec<OwnedFd>,
+    role: Role,
+}
+
+/// What a connection is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// One request, or none yet.
+    Plain,
+    /// An exec, which ends with it.
+    Exec(Key),
+    /// To be told of every exit.
+    Watcher,
+}
+
+impl Connection {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket, ahead: Vec::new(), role: Role::Plain }
+    }
+}
+
+impl Monitor {
+    /// Serves what a client asks for; without a word from it, its connection ends here.
+    pub(crate) fn hear_client(&mut self, key: Key) {
+        loop {
+            let Some(connection) = self.connections.get_mut(&key) else { return };
+            match protocol::receive(&connection.socket, &mut self.buffer) {
+                Ok((Request::Descriptors, descriptors)) => {
+                    connection.ahead.extend(descriptors);
+                    if connection.ahead.len() > MAX_DESCRIPTORS {
+                        return self.leave_client(key);
+                    }
+                }
+                Ok((request, descriptors)) => {
+                    let mut all = std::mem::take(&mut connection.ahead);
+                    all.extend(descriptors);
+                    if let Err(failure) = self.request(key, request, all) {
+                        self.answer(key, &Response::Failed(failure));
+                    }
+                }
+                Err(WireError::Socket(Errno::AGAIN)) => return,
+                Err(WireError::Malformed(_) | WireError::Version(_)) => {
+                    self.answer(key, &Response::Failed(Failure::Malformed));
+                    return self.leave_client(key);
+                }
+                Err(WireError::Socket(_) | WireError::Closed) => return self.leave_client(key),
+            }
+        }
+    }
+
+    fn request(&mut self, key: Key, request: Request, with: Vec<OwnedFd>) -> Result<(), Failure> {
+        match request {
+            Request::Hello => self.hello(key),
+            // Taken by the caller.
+            Request::Descriptors => Err(Failure::Malformed),
+            Request::Start { container, log, cgroup } => {
+                let request = start::Request::new(container, log, cgroup, with);
+                self.start(request.ok_or(Failure::Malformed)?, key)
+            }
+            Request::Signal { container, signal } => self.signal(key, &container, signal),
+            Request::Kill { container } => self.kill(key, &container),
+            Request::Exec { container, stdin } => {
+                let request =
+                    exec::Request::new(container, stdin, with).ok_or(Failure::Malformed)?;
+                let exec = self.exec(&request, key)?;
+                self.set_role(key, Role::Exec(exec));
+                Ok(())
+            }
+            Request::KillExec => self.kill_exec(key),
+            Request::ReopenLog { container } => self.reopen_log(key, &container, with),
+            Request::Forget { container } => self.forget(key, &container),
+            Request::Report => {
+                self.report(key);
+                Ok(())
+            }
+            Request::Watch => {
+                self.watch(key);
+                Ok(())
+            }
+            Request::Shutdown => {
+                self.end();
+                Ok(())
+            }
+        }
+    }
+
+    fn hello(&mut self, key: Key) -> Result<(), Failure> {
+        let own = pidfd_open(getpid(), PidfdFlags::empty())
+            .step("open", "own pidfd")
+            .map_err(Failure::Step)?;
+        self.answer_with(key, &Response::Hello { pid: getpid().as_raw_pid() }, &[own.as_fd()]);
+        Ok(())
+    }
+
+    fn signal(&mut self, key: Key, id: &ContainerId, signal: i32) -> Result<(), Failure> {
+        let process = self.named(id)?.process().ok_or(Failure::NotRunning)?;
+        match sys::rights::signal(&process.pidfd, signal) {
+            // It has ended, and its record is about to be written.
+            Err(err) if err.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+            sent => sent.step("send signal", signal.to_string()).map_err(Failure::Step)?,
+        }
+        self.answer(key, &Response::Done);
+        Ok(())
+    }
+
+    fn kill(&mut self, key: Key, id: &ContainerId) -> Result<(), Failure> {
+        let process = self.named(id)?.process().ok_or(Failure::NotRunning)?;
+        process.kill().step("kill", "cgroup").map_err(Failure::Step)?;
+        self.answer(key, &Response::Done);
+        Ok(())
+    }
+
+    fn kill_exec(&mut self, key: Key) -> Result<(), Failure> {
+        let Some(Role::Exec(exec)) = self.connections.get(&key).map(|it| it.role) else {
+            return Err(Failure::Malformed);
+        };
+        if let Some(exec) = self.execs.get(&exec) {
+            exec.kill();
+        }
+        Ok(())
+    }
+
+    fn reopen_log(
+        &mut self,
+        key: Key,
+        id: &ContainerId,
+        with: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let [log] = <[OwnedFd; 1]>::try_from(with).map_err(|_| Failure::Malformed)?;
+        let container =
+            self.containers.values_mut().find(|it| it.id == *id).ok_or(Failure::Unknown)?;
+        container.process().ok_or(Failure::NotRunning)?;
+        container.log.reopen(log);
+        self.answer(key, &Response::Done);
+        Ok(())
+    }
+
+    fn forget(&mut self, key: Key, id: &ContainerId) -> Result<(), Failure> {
+        match self.named(id)?.state {
+            State::Alive { .. } => return Err(Failure::Running),
+            State::Exited(_) => {}
+        }
+        self.containers.retain(|_, container| container.id != *id);
+        self.answer(key, &Response::Done);
+        Ok(())
+    }
+
+    fn report(&mut self, key: Key) {
+        let all: Vec<_> = self.containers.values().map(Container::report).collect();
+        let mut chunks = all.chunks(REPORTS_A_MESSAGE).peekable();
+        if chunks.peek().is_none() {
+            self.answer(key, &Response::Reports { reports: Vec::new(), last: true });
+        }
+        while let Some(chunk) = chunks.next() {
+            let last = chunks.peek().is_none();
+            self.answer(key, &Response::Reports { reports: chunk.to_vec(), last });
+        }
+    }
+
+    /// What has ended so far is told at once, so that nothing is missed between a report and this.
+    fn watch(&mut self, key: Key) {
+        self.answer(key, &Response::Done);
+        let exits: Vec<Response> = self
+            .containers
+            .values()
+            .filter_map(|container| match &container.state {
+                State::Exited(exit) => {
+                    Some(Response::Exited { container: container.id.clone(), exit: exit.clone() })
+                }
+                State::Alive { .. } => None,
+            })
+            .collect();
+        for exit in &exits {
+            self.answer(key, exit);
+        }
+        self.set_role(key, Role::Watcher);
+    }
+
+    pub(crate) fn tell_watchers(&mut self, container: &ContainerId, exit: &Exit) {
+        let event = Response::Exited { container: container.clone(), exit: exit.clone() };
+        let watchers = self.connections.iter().filter(|(_, it)| it.role == Role::Watcher);
+        for key in watchers.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.answer(key, &event);
+        }
+    }
+
+    pub(crate) fn answer(&mut self, key: Key, response: &Response) {
+        self.answer_with(key, response, &[]);
+    }
+
+    fn answer_with(&mut self, key: Key, response: &Response, with: &[BorrowedFd<'_>]) {
+        let Some(connection) = self.connections.get(&key) else { return };
+        if protocol::send(&connection.socket, response, with).is_err() {
+            self.leave_client(key);
+        }
+    }
+
+    fn leave_client(&mut self, key: Key) {
+        if let Some(Connection { role: Role::Exec(exec), .. }) = self.connections.remove(&key) {
+            self.abandon_exec(exec);
+        }
+    }
+
+    fn set_role(&mut self, key: Key, role: Role) {
+        if let Some(connection) = self.connections.get_mut(&key) {
+            connection.role = role;
+        }
+    }
+
+    fn named(&self, id: &ContainerId) -> Result<&Container, Failure> {
+        self.containers.values().find(|container| container.id == *id).ok_or(Failure::Unknown)
+    }
+}

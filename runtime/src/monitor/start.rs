@@ -1,0 +1,253 @@
+//! Starts: from a request to a running program, without ever waiting for it.
+
+use crate::container::{self, Cgroup, Container, First, Init, Output, State};
+use crate::events::{Event, Key};
+use crate::init::{self, Start, Stdio, Word};
+use crate::log::{Log, Stream};
+use crate::monitor::Monitor;
+use crate::refuse::Explain;
+use plan::{LaunchPlan, PidNamespace};
+use runtime::cgroup::{Descriptors, Held};
+use runtime::id::ContainerId;
+use runtime::protocol::{Failure, MAX_PLAN, Refusal, Response};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::SystemTime;
+use sys::clone::Spawn;
+
+/// A request to start a container, taken apart.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: ContainerId,
+    plan: OwnedFd,
+    record: OwnedFd,
+    log: Option<OwnedFd>,
+    cgroup: Option<(Vec<String>, Vec<OwnedFd>)>,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// A process that was started, and our ends of what it was given.
+struct Launched {
+    process: First,
+    channel: OwnedFd,
+    output: Option<OwnedFd>,
+    errors: Option<OwnedFd>,
+}
+
+impl Request {
+    /// Gives each descriptor its meaning; `None` where there are too few.
+    pub(crate) fn new(
+        id: ContainerId,
+        log: bool,
+        labels: Option<Vec<String>>,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Option<Self> {
+        let cgroups = labels.as_ref().map_or(0, Vec::len);
+        let ahead = 2 + usize::from(log) + cgroups;
+        if descriptors.len() < ahead {
+            return None;
+        }
+        let rest = descriptors.split_off(ahead);
+        let mut descriptors = descriptors.into_iter();
+        let (plan, record) = (descriptors.next()?, descriptors.next()?);
+        let log = if log { Some(descriptors.next()?) } else { None };
+        let cgroup = labels.map(|labels| (labels, descriptors.collect()));
+        Some(Self { id, plan, record, log, cgroup, descriptors: rest })
+    }
+}
+
+impl Monitor {
+    /// Begins a start; the client hears when it is decided.
+    pub(crate) fn start(&mut self, request: Request, client: Key) -> Result<(), Failure> {
+        if self.ending {
+            return Err(Failure::Ending);
+        }
+        if self.containers.values().any(|container| container.id == request.id) {
+            return Err(Failure::Exists);
+        }
+        let plan = sys::sealed::read(&request.plan, MAX_PLAN).map_err(|_| Failure::Malformed)?;
+        let plan: LaunchPlan = postcard::from_bytes(&plan).map_err(|_| Failure::Malformed)?;
+        let Request { id, record, log, cgroup, descriptors, .. } = request;
+        let key = self.next_key();
+        let launched = self.launch(key, &plan, cgroup, &descriptors);
+        let since = SystemTime::now();
+        let log = Log::new(log);
+        match launched {
+            Ok(Launched { process, channel, output, errors }) => {
+                let init = Init { channel, client: Some(client), executing: false, refusal: None };
+                let output = output.map(|pipe| Output { pipe, stream: Stream::new("stdout") });
+                let errors = errors.map(|pipe| Output { pipe, stream: Stream::new("stderr") });
+                let state = State::Alive { process, init: Some(init) };
+                let container = Container { id, state, since, output, errors, log, record };
+                self.containers.insert(key, container);
+                Ok(())
+            }
+            Err(refusal) => {
+                let exit = container::start_failed(&refusal);
+                let state = State::Exited(exit.clone());
+                let mut container =
+                    Container { id, state, since, output: None, errors: None, log, record };
+                let exit = container.record(exit);
+                self.tell_watchers(&container.id.clone(), &exit);
+                self.containers.insert(key, container);
+                Err(Failure::Step(refusal))
+            }
+        }
+    }
+
+    fn launch(
+        &self,
+        key: Key,
+        plan: &LaunchPlan,
+        cgroup: Option<(Vec<String>, Vec<OwnedFd>)>,
+        descriptors: &[OwnedFd],
+    ) -> Result<Launched, Refusal> {
+        let cgroup =
+            cgroup.map(|(labels, fds)| hold(labels, fds)).transpose().step("use", "cgroup")?;
+        let pipes = Pipes::new(plan).step("make", "pipes")?;
+        let (channel, theirs) = init::channel().step("make", "channel")?;
+        self.register(key, &channel, &pipes).step("watch", "pipes")?;
+        let how = Spawn {
+            mount_namespace: true,
+            pid_namespace: plan.pids == PidNamespace::Own,
+            cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.held.clone_into()),
+            sibling: false,
+        };
+        let start =
+            Start { world: &self.world, plan, descriptors, stdio: pipes.theirs(&self.world.null) };
+        let spawned = init::spawn(&self.world, &how, || init::container(&start, &theirs))?;
+        let process = First {
+            pid: spawned.pid,
+            pidfd: spawned.pidfd,
+            stdin: pipes.stdin.map(|(_, ours)| ours),
+            cgroup,
+            shares_pids: plan.pids == PidNamespace::Host,
+            oom_score_adj: plan.process.oom_score_adj.unwrap_or(self.world.oom_score_adj),
+        };
+        // A process that never hears to go on ends by itself when the channel is closed.
+        if let Some(cgroup) = &process.cgroup {
+            place(&cgroup.held, process.pid).step("enter", "cgroup")?;
+        }
+        init::go(&channel).step("start", "init")?;
+        let (output, errors) =
+            (pipes.stdout.map(|(ours, _)| ours), pipes.stderr.map(|(ours, _)| ours));
+        Ok(Launched { process, channel, output, errors })
+    }
+
+    fn register(&self, key: Key, channel: &OwnedFd, pipes: &Pipes) -> Result<(), Errno> {
+        self.events.add(channel, Event::Start(key))?;
+        if let Some((ours, _)) = &pipes.stdout {
+            self.events.add(ours, Event::Output(key))?;
+        }
+        if let Some((ours, _)) = &pipes.stderr {
+            self.events.add(ours, Event::Errors(key))?;
+        }
+        Ok(())
+    }
+
+    /// Hears what a container's init has to say. The end of the channel, if the process lives, is `execve`.
+    pub(crate) fn hear_init(&mut self, key: Key) {
+        loop {
+            let Some(container) = self.containers.get_mut(&key) else { return };
+            let State::Alive { init: Some(init), .. } = &mut container.state else { return };
+            match init::hear(&init.channel) {
+                Err(Errno::AGAIN) => return,
+                Ok(Some((Word::Executing, _))) => init.executing = true,
+                Ok(Some((Word::Failed(refusal), _))) => init.refusal = Some(refusal),
+                Ok(Some((Word::Terminal, Some(terminal)))) => self.take_terminal(key, terminal),
+                Ok(Some((Word::Terminal | Word::Forked { .. }, _))) => {}
+                // An init that breaks the channel is no init of ours any more; its end will tell.
+                Ok(None) | Err(_) => return self.init_silent(key),
+            }
+        }
+    }
+
+    fn take_terminal(&mut self, key: Key, terminal: OwnedFd) {
+        let ready = rustix::io::ioctl_fionbio(&terminal, true)
+            .and_then(|()| self.events.add(&terminal, Event::Output(key)));
+        if let Some(container) = self.containers.get_mut(&key)
+            && ready.is_ok()
+        {
+            container.output = Some(Output { pipe: terminal, stream: Stream::new("stdout") });
+        }
+    }
+
+    /// The channel has ended: by `execve`, or with the process.
+    fn init_silent(&mut self, key: Key) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let State::Alive { process, init } = &mut container.state else { return };
+        let alive = lives(&process.pidfd);
+        let runs = |init: &mut Init| init.refusal.is_none() && (init.executing || alive);
+        // Otherwise the process is about to end, and that will be the answer.
+        let Some(init) = init.take_if(runs) else { return };
+        container.since = SystemTime::now();
+        let started = Response::Started { pid: process.pid.as_raw_pid(), at: container.since };
+        if let Some(client) = init.client {
+            self.answer(client, &started);
+        }
+    }
+
+    /// Tells who asked for a start that it has failed.
+    pub(crate) fn refuse_start(&mut self, client: Key, refusal: Refusal) {
+        self.answer(client, &Response::Failed(Failure::Step(refusal)));
+    }
+}
+
+/// Whether a child has not ended, so that the end of its channel can only be `execve`.
+pub(crate) fn lives(child: &OwnedFd) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::PidFd(child.as_fd()), options), Ok(None))
+}
+
+/// Puts a new process into its cgroup, unless it was made there.
+pub(crate) fn place(held: &Held, pid: Pid) -> std::io::Result<()> {
+    if held.clone_into().is_some() { Ok(()) } else { held.enter(pid.as_raw_pid()) }
+}
+
+fn hold(labels: Vec<String>, fds: Vec<OwnedFd>) -> std::io::Result<Cgroup> {
+    let directories = fds.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
+    let held = Held::from_descriptors(Descriptors::from_parts(labels, fds)?)?;
+    // The count is read before the start, so that no kill is missed and none of an earlier life is counted.
+    let oom = match held.oom()? {
+        Some(watch) => Some(watch.kills().map(|before| (watch, before))?),
+        None => None,
+    };
+    Ok(Cgroup { held, directories, oom, left: Vec::new() })
+}
+
+/// The pipes of a container, each as our end and theirs; none where a terminal or the null device stands in.
+struct Pipes {
+    stdin: Option<(OwnedFd, OwnedFd)>,
+    stdout: Option<(OwnedFd, OwnedFd)>,
+    stderr: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Pipes {
+    fn new(plan: &LaunchPlan) -> Result<Self, Errno> {
+        if plan.process.terminal.is_some() {
+            return Ok(Self { stdin: None, stdout: None, stderr: None });
+        }
+        let stdin = if plan.process.stdin { Some(pipe_with(PipeFlags::CLOEXEC)?) } else { None };
+        Ok(Self { stdin, stdout: Some(outward()?), stderr: Some(outward()?) })
+    }
+
+    fn theirs<'a>(&'a self, null: &'a OwnedFd) -> Stdio<'a> {
+        let theirs = |pipe: &'a Option<(OwnedFd, OwnedFd)>| {
+            pipe.as_ref().map_or(null, |(_, theirs)| theirs).as_fd()
+        };
+        Stdio {
+            stdin: self.stdin.as_ref().map_or(null, |(theirs, _)| theirs).as_fd(),
+            stdout: theirs(&self.stdout),
+            stderr: theirs(&self.stderr),
+        }
+    }
+}
+
+/// A pipe whose read end, ours, does not block.
+fn outward() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}

@@ -1,0 +1,170 @@
+//! The little that a monitor has: itself, a null device, a place for roots, the pod's shared memory. It lives in a mount
+//! namespace of its own, in which there is nothing of the host.
+
+use crate::refuse::Explain;
+use runtime::protocol::Refusal;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::process::{DumpableBehavior, getpid};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use sys::clone::{self, SingleThreaded};
+use sys::mount::{self, Change, Propagation};
+
+/// The empty directory on which each container's root is attached, in the container's own mount namespace.
+pub(crate) const ROOT: &str = "/root";
+/// The pod's `/dev/shm`.
+pub(crate) const SHM: &str = "/shm";
+/// A null device that no container can have changed.
+pub(crate) const NULL: &str = "/null";
+/// A directory with nothing in it.
+pub(crate) const EMPTY: &str = "/empty";
+
+/// What the monitor holds for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) proof: SingleThreaded,
+    /// A procfs that shows processes only and is mounted nowhere, from before anything of a container was there.
+    pub(crate) proc: OwnedFd,
+    pub(crate) null: OwnedFd,
+    /// The value this process had before it protected itself; a container that asks for none gets it.
+    pub(crate) oom_score_adj: i32,
+}
+
+/// The monitor's own: the node does not give up a pod's output and exit codes for want of memory.
+const PROTECTED: i32 = -999;
+
+impl World {
+    /// Leaves everything of the starter's behind but the socket, its standard input, which is returned.
+    pub(crate) fn make(shm_bytes: u64) -> Result<(Self, OwnedFd), Refusal> {
+        let listener = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+            .step("keep", "the listening socket")?;
+        let proc =
+            mount::new("proc", [("subset", "pid")], attributes()).step("make mount", "proc")?;
+        let proof = SingleThreaded::prove(proc.as_fd()).step("count threads", "")?;
+        clone::close_all_but(&[listener.as_fd(), proc.as_fd()], &proof)
+            .step("close", "descriptors")?;
+        withdraw().step("withdraw", "from the starter")?;
+        let null = furnish(shm_bytes)?;
+        let mut world = Self { proof, proc, null, oom_score_adj: 0 };
+        world.oom_score_adj = world.own_oom_score_adj().step("read", "oom_score_adj")?;
+        // Without CAP_SYS_RESOURCE it stays where it is.
+        world.write_own("oom_score_adj", PROTECTED.to_string().as_bytes()).ok();
+        rustix::stdio::dup2_stdin(&world.null).step("close", "standard input")?;
+        rustix::stdio::dup2_stdout(&world.null).step("close", "standard output")?;
+        Ok((world, listener))
+    }
+
+    /// Sets this process's `oom_score_adj`, or the lowest value above it that the kernel grants.
+    pub(crate) fn set_oom_score_adj(&self, wished: i32) -> io::Result<()> {
+        let set = |score: i32| self.write_own("oom_score_adj", score.to_string().as_bytes());
+        match set(wished) {
+            Err(err) if err.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {}
+            result => return result,
+        }
+        // The floor is not told, but the current value is above it: halve the rest until it is found.
+        let (mut refused, mut granted) = (wished, self.own_oom_score_adj()?);
+        while granted - refused > 1 {
+            let middle = refused + (granted - refused) / 2;
+            if set(middle).is_ok() { granted = middle } else { refused = middle }
+        }
+        Ok(())
+    }
+
+    fn own_oom_score_adj(&self) -> io::Result<i32> {
+        self.read_own("oom_score_adj")?
+            .trim()
+            .parse()
+            .map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Writes a file of this process's own directory in the procfs, all at once.
+    pub(crate) fn write_own(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let file = self.open_own(name, OFlags::WRONLY)?;
+        if rustix::io::write(&file, content)? == content.len() {
+            Ok(())
+        } else {
+            Err(Errno::IO.into())
+        }
+    }
+
+    /// Reads the first page of a file of this process's own directory in the procfs.
+    pub(crate) fn read_own(&self, name: &str) -> io::Result<String> {
+        let file = self.open_own(name, OFlags::RDONLY)?;
+        let mut buffer = [0; 4096];
+        let count = rustix::io::read(&file, &mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
+    }
+
+    /// The directory is known by this process's number in the procfs's PID namespace, which is what `self` says there;
+    /// beyond it no link is followed and no mount is entered (CVE-2025-52881).
+    fn open_own(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let own = rustix::fs::readlinkat(&self.proc, "self", Vec::new())?;
+        let path = [own.as_bytes(), b"/", name.as_bytes()].concat();
+        let resolve = ResolveFlags::BENEATH
+            | ResolveFlags::NO_XDEV
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.proc, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+}
+
+/// What a process must be to look after others.
+fn withdraw() -> io::Result<()> {
+    // It was executed from a descriptor, whose number would be its name.
+    rustix::thread::set_name(c"berth-monitor")?;
+    // Orphans of the pod's containers come to this process, and not to the host's init.
+    rustix::process::set_child_subreaper(Some(getpid()))?;
+    // No container may look into it while it enters that container (CVE-2016-9962).
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    sys::signals::ignore_broken_pipes()?;
+    rustix::process::setsid()?;
+    rustix::process::umask(Mode::empty());
+    sys::rights::own_mount_namespace()
+}
+
+fn attributes() -> MountAttrFlags {
+    MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+}
+
+/// Makes the monitor's own root and moves there. Gives the null device.
+fn furnish(shm_bytes: u64) -> Result<OwnedFd, Refusal> {
+    let host = mount::root().step("open", "/")?;
+    let private =
+        Change { propagation: Some(Propagation::Private), recursive: true, ..Change::default() };
+    mount::set_attributes(&host, private).step("make private", "/")?;
+    let own = attributes().difference(MountAttrFlags::MOUNT_ATTR_NODEV);
+    let small = [("size", "16k"), ("nr_inodes", "8"), ("mode", "0755")];
+    let root = mount::new("tmpfs", small, own).step("make mount", "own root")?;
+    for name in [ROOT, SHM, EMPTY] {
+        rustix::fs::mkdirat(&root, &name[1..], Mode::from_raw_mode(0o555)).step("make", name)?;
+    }
+    let (number, mode) = (rustix::fs::makedev(1, 3), Mode::from_raw_mode(0o666));
+    rustix::fs::mknodat(&root, &NULL[1..], FileType::CharacterDevice, mode, number)
+        .step("make device", NULL)?;
+    mount::attach(&root, &host).step("attach", "own root")?;
+    mount::pivot(&root).step("pivot", "to own root")?;
+    let size = shm_bytes.to_string();
+    let options = [("mode", "1777"), ("size", size.as_str())];
+    let shm = mount::new("tmpfs", options, attributes()).step("make mount", SHM)?;
+    attach(&shm, SHM).step("attach", SHM)?;
+    let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    mount::set_attributes(&root, Change { set, ..Change::default() })
+        .step("make read-only", "own root")?;
+    null().step("open", NULL)
+}
+
+fn attach(mount: &OwnedFd, at: &str) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    mount::attach(mount, rustix::fs::openat(CWD, at, flags, Mode::empty())?)
+}
+
+fn null() -> Result<OwnedFd, Errno> {
+    let null = rustix::fs::openat(CWD, NULL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&null)?;
+    let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if device && stat.st_rdev == rustix::fs::makedev(1, 3) { Ok(null) } else { Err(Errno::NODEV) }
+}
