@@ -147,7 +147,12 @@ impl Firewall {
         for map in element::Map::ALL {
             let mut question = request(GETSETELEM, 0);
             map.name_in(&mut question, &self.table);
-            entries.extend(socket.list(&question, |message| map.read(message))?);
+            match socket.list(&question, |message| map.read(message)) {
+                Ok(found) => entries.extend(found),
+                // Somebody flushed the firewall: nothing is open.
+                Err(err) if err.is(Errno::NOENT) => {}
+                Err(err) => return Err(err),
+            }
         }
         Ok(entries)
     }

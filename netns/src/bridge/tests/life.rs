@@ -236,6 +236,9 @@ fn privileged_sweep_heals_a_flushed_firewall() {
         let before = everything();
         run("nft flush ruleset");
         let broken = bridge.status().unwrap_err();
+        let gone =
+            Attached { owner: "b".repeat(64), host_link: "bvb".into(), ..pod.attached.clone() };
+        bridge.detach(&gone).unwrap();
         assert_eq!(broken.to_string(), "nftables table berth is missing");
         let owners = BTreeSet::from([pod.attached.owner.clone()]);
         assert_eq!(bridge.sweep(&owners).unwrap(), [""; 0]);
