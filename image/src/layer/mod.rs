@@ -2,6 +2,19 @@
 //!
 //! A layer is unpacked into a staging area by a confined worker, and becomes visible under its chain id only once
 //! both its digests have been checked.
+//!
+//! ```text
+//!   begin ──▶ Staging ──input──▶ worker ──finish──▶ Staged ──commit──▶ layer
+//!                │                                     │
+//!                └─────────────── drop ────────────────┴──▶ nothing
+//! ```
+
+mod area;
+mod overlay;
+pub mod wire;
+mod worker;
+
+pub use overlay::Overlay;
 
 use crate::digest::{ChainId, Digest};
 use crate::limits::Limits;
@@ -9,6 +22,8 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 /// A store of unpacked layers.
 pub trait Layers: Send + Sync + Debug {
@@ -28,6 +43,14 @@ pub trait Layers: Send + Sync + Debug {
     ///
     /// [`LayerError::Missing`] when it is not here.
     fn open(&self, layer: &ChainId) -> Result<OwnedFd, LayerError>;
+
+    /// Whether the layer hides everything below it (`.wh..wh..opq` at its root). Overlayfs does not know that of a root, so
+    /// layers below it must not be mounted with it.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Missing`] when it is not here.
+    fn hides_below(&self, layer: &ChainId) -> Result<bool, LayerError>;
 
     /// Removes a layer; a missing one is fine.
     ///
@@ -118,14 +141,28 @@ pub enum LayerError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The worker process itself.
-    #[error("{step} of the unpack worker")]
-    Worker {
-        /// What was tried.
-        step: &'static str,
+    /// The store's file system, while the worker filled it.
+    #[error("unpack the layer: {step}")]
+    Unpack {
+        /// What was tried, and on which entry.
+        step: String,
         /// What the kernel said.
         source: io::Error,
     },
+    /// The worker process itself.
+    #[error("{step} by the unpack worker")]
+    Worker {
+        /// What was tried.
+        step: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The worker ended without a report: a bound on its memory or time, or a system call it must not make.
+    #[error("the unpack worker ended early: {0}")]
+    Died(ExitStatus),
+    /// The worker did nothing for so long that it was killed.
+    #[error("the unpack worker stood still for {} s", .0.as_secs())]
+    Stalled(Duration),
 }
 
 /// Whose fault a [`LayerError`] is.
@@ -148,8 +185,8 @@ impl LayerError {
         match self {
             Self::Content(_) => LayerFault::Content,
             Self::Limit { .. } => LayerFault::Limit,
-            Self::Missing(_) | Self::Store { .. } => LayerFault::Disk,
-            Self::Worker { .. } => LayerFault::Worker,
+            Self::Missing(_) | Self::Store { .. } | Self::Unpack { .. } => LayerFault::Disk,
+            Self::Worker { .. } | Self::Died(_) | Self::Stalled(_) => LayerFault::Worker,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Each step is irrevocable and meant for the first lines of a process that is about to read what strangers wrote.
 //! Capabilities and limits need nothing unsafe: rustix has them.
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
     mount_remount, move_mount, open_tree, unmount,
@@ -10,7 +11,7 @@ use rustix::mount::{
 use rustix::process::{chdir, fchdir, pivot_root};
 use rustix::thread::UnshareFlags;
 use std::io;
-use std::os::fd::AsFd;
+use std::path::Path;
 
 /// Which step of shutting a process in did not work.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +51,13 @@ pub fn close_inherited() -> Result<(), ConfineError> {
 /// Moves this process into mount, network, IPC and UTS namespaces of its own, in which the directory `root` is all there
 /// is: the whole tree that was visible before is detached.
 ///
-/// The new root is mounted without set-id, devices and programs. For a process with one thread; needs `CAP_SYS_ADMIN`.
+/// `root` is a path of the caller's own: links on the way to it are followed, it must not be one itself. The new root is
+/// mounted without set-id, devices and programs. For a process with one thread; needs `CAP_SYS_ADMIN`.
 ///
 /// # Errors
 ///
 /// The step that the kernel refused. The process must end then: it may be half-way.
-pub fn enter_root(root: impl AsFd) -> Result<(), ConfineError> {
+pub fn enter_root(root: &Path) -> Result<(), ConfineError> {
     let flags =
         UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     // SAFETY: the flags do not contain FILES, the one that would part threads from each other's descriptors.
@@ -64,6 +66,9 @@ pub fn enter_root(root: impl AsFd) -> Result<(), ConfineError> {
     // Nothing done here may reach the mounts of the host, and the other way round.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     step("make mounts private", mount_change("/", private))?;
+    // Only now: a descriptor from before would belong to the mounts of the host.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = step("open the new root", openat(CWD, root, flags, Mode::empty()))?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;

@@ -1,0 +1,194 @@
+//! The unpack worker, seen from the store: started, fed, listened to, ended.
+
+use super::wire::{self, Refusal, Report, Unpacked};
+use super::{Compression, LayerError};
+use crate::limits::Limits;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// The worker says something at least once a second while it gets on; a disk may keep it waiting much longer than that.
+const STALLED: Duration = Duration::from_secs(120);
+
+/// Time to end after the report, or after a kill: more only if the kernel is stuck in its disk.
+const END: Duration = Duration::from_secs(10);
+
+/// Compressed bytes that may wait in the pipe.
+const PIPE: usize = 1 << 20;
+
+/// A running worker; dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    child: Child,
+    pidfd: OwnedFd,
+    input: Option<File>,
+    output: File,
+}
+
+impl Worker {
+    /// Starts `binary` on the empty directory `tree`.
+    pub(super) fn start(
+        binary: &Path,
+        tree: &Path,
+        compression: Compression,
+        limits: &Limits,
+    ) -> Result<Self, LayerError> {
+        let mut child = Command::new(binary)
+            .arg(tree)
+            .arg(compression.as_str())
+            .arg(limits.layer_bytes.to_string())
+            .arg(limits.layer_entries.to_string())
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|source| LayerError::Worker {
+                step: format!("start of {}", binary.display()),
+                source,
+            })?;
+        let prepared = Self::adopt(&mut child);
+        match prepared {
+            Ok((pidfd, input, output)) => Ok(Self { child, pidfd, input: Some(input), output }),
+            Err(source) => {
+                // It has nothing to read from, so it ends even if this fails.
+                child.kill().and_then(|()| child.wait()).ok();
+                Err(LayerError::Worker { step: "start".into(), source })
+            }
+        }
+    }
+
+    fn adopt(child: &mut Child) -> io::Result<(OwnedFd, File, File)> {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        // The number cannot be anybody else's: the child has not been waited for.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let input = child.stdin.take().ok_or(Errno::BADF)?;
+        let output = child.stdout.take().ok_or(Errno::BADF)?;
+        // A larger pipe saves switches between reader and writer; the limit for users may forbid it.
+        rustix::pipe::fcntl_setpipe_size(&input, PIPE).ok();
+        Ok((pidfd, File::from(OwnedFd::from(input)), File::from(OwnedFd::from(output))))
+    }
+
+    /// The write end of the worker's pipe, once.
+    pub(super) fn input(&mut self) -> Option<File> {
+        self.input.take()
+    }
+
+    /// Waits for the report and for the end.
+    pub(super) fn finish(mut self) -> Result<Unpacked, LayerError> {
+        drop(self.input.take());
+        let report = self.read_report()?;
+        let status = self.wait(END)?.ok_or(LayerError::Stalled(END))?;
+        match report {
+            Some(Report::Unpacked(unpacked)) if status.success() => Ok(unpacked),
+            Some(Report::Refused(refusal)) => Err(refusal.into()),
+            Some(Report::Unpacked(_)) | None => Err(LayerError::Died(status)),
+        }
+    }
+
+    /// The report; none where the worker ended without one.
+    fn read_report(&mut self) -> Result<Option<Report>, LayerError> {
+        let mut byte = [0];
+        loop {
+            if !self.read_exact(&mut byte)? {
+                return Ok(None);
+            }
+            match byte[0] {
+                wire::BEAT => {}
+                wire::REPORT => break,
+                _ => return Err(garbled()),
+            }
+        }
+        let mut length = [0; 4];
+        if !self.read_exact(&mut length)? {
+            return Ok(None);
+        }
+        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+        if length > wire::MAX_REPORT {
+            return Err(garbled());
+        }
+        let mut text = vec![0; length];
+        if !self.read_exact(&mut text)? {
+            return Ok(None);
+        }
+        postcard::from_bytes(&text).map(Some).map_err(|_| garbled())
+    }
+
+    /// Fills `into`; false where the stream ends before.
+    fn read_exact(&mut self, mut into: &mut [u8]) -> Result<bool, LayerError> {
+        while !into.is_empty() {
+            if !is_ready(&self.output, STALLED).map_err(listening)? {
+                return Err(LayerError::Stalled(STALLED));
+            }
+            match self.output.read(into) {
+                Ok(0) => return Ok(false),
+                Ok(count) => into = &mut into[count..],
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(listening(err)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// How the worker ended; none where it does not within `time`.
+    fn wait(&mut self, time: Duration) -> Result<Option<ExitStatus>, LayerError> {
+        if !is_ready(&self.pidfd, time).map_err(listening)? {
+            return Ok(None);
+        }
+        self.child.try_wait().map_err(listening)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Gone already is fine.
+        self.child.kill().ok();
+        match self.wait(END) {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                tracing::warn!(pid = self.child.id(), "unpack worker does not end after SIGKILL")
+            }
+            Err(err) => tracing::warn!(pid = self.child.id(), %err, "unpack worker not waited for"),
+        }
+    }
+}
+
+/// Waits until `fd` can be read.
+fn is_ready(fd: impl AsFd, time: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::INTR) => {}
+            Err(err) => return Err(err.into()),
+        }
+    }
+}
+
+fn listening(source: io::Error) -> LayerError {
+    LayerError::Worker { step: "report".into(), source }
+}
+
+fn garbled() -> LayerError {
+    listening(io::ErrorKind::InvalidData.into())
+}
+
+impl From<Refusal> for LayerError {
+    fn from(refusal: Refusal) -> Self {
+        let source = io::Error::from_raw_os_error;
+        match refusal {
+            Refusal::Content(text) => Self::Content(text),
+            Refusal::Limit(bound, limit) => Self::Limit { what: bound.as_str(), limit },
+            Refusal::Disk(step, number) => Self::Unpack { step, source: source(number) },
+            Refusal::Worker(step, number) => Self::Worker { step, source: source(number) },
+        }
+    }
+}
