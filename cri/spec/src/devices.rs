@@ -62,7 +62,7 @@ fn default_rules() -> Vec<LinuxDeviceCgroup> {
     ];
     let nodes = DEFAULT_NODES.iter().map(|(_, major, minor)| (*major, Some(*minor)));
     for (major, minor) in nodes.chain([(5, Some(1)), (5, Some(2)), (136, None), (10, Some(200))]) {
-        rules.push(rule(true, Some(C), Some(major), minor, "rwm"));
+        rules.push(rule(true, Some(C), Some(major.into()), minor.map(i64::from), "rwm"));
     }
     rules
 }
@@ -84,7 +84,7 @@ fn rule(
 }
 
 /// The character devices that every container has, with their numbers (`Documentation/admin-guide/devices.txt`).
-pub(crate) const DEFAULT_NODES: [(&str, i64, i64); 6] = [
+pub(crate) const DEFAULT_NODES: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
     ("/dev/full", 1, 7),

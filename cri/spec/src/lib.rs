@@ -22,6 +22,7 @@ mod container;
 mod devices;
 mod error;
 mod input;
+mod launch;
 mod mounts;
 mod namespaces;
 mod process;
@@ -39,6 +40,7 @@ pub use input::{
     Architecture, CgroupFacts, HostDevice, HostFacts, Identity, ImageDefaults, Input,
     NamespacePins, SandboxFiles,
 };
+pub use launch::{Compile, Launch, Open, exec, exec_with, launch, launch_with};
 pub use resources::limits;
 pub use seccomp::localhost_profile;
 pub use sysctls::sysctls;

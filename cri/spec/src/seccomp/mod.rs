@@ -15,7 +15,6 @@ mod default;
 mod localhost;
 mod wanted;
 
-
 pub use compile::compile;
 pub use default::default_profile;
 pub use wanted::localhost_profile;

@@ -1,0 +1,155 @@
+//! A stored spec to what a monitor executes.
+//!
+//! Descriptors are numbered in the order in which the plan names them: the root is 0, then the namespaces, then the
+//! trees of the mounts. The daemon opens [`Launch::open`] from first to last and sends the results in that order.
+
+mod mounts;
+mod process;
+mod refuse;
+
+pub use process::{exec, exec_with};
+
+use crate::error::SpecError;
+use crate::input::HostFacts;
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Spec};
+use plan::{Fd, Join, LaunchPlan, NamespaceKind, PidNamespace, Propagation};
+use std::path::PathBuf;
+
+/// A plan, and what has to be opened for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// What the monitor executes.
+    pub plan: LaunchPlan,
+    /// What the descriptors of the plan are: number N is `open[N]`.
+    pub open: Vec<Open>,
+}
+
+/// Something that the daemon opens and sends beside a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// The container's root file system: a detached mount.
+    Root,
+    /// A namespace, by its pin.
+    Namespace(PathBuf),
+    /// A detached copy of a part of the host's file system (`open_tree(2)` with `OPEN_TREE_CLONE`). Links in the path
+    /// are followed.
+    Tree {
+        /// A file or directory of the host.
+        path: PathBuf,
+        /// Whether the mounts below it are copied too (`AT_RECURSIVE`).
+        recursive: bool,
+    },
+}
+
+/// Turns a profile of a spec into a program: [`seccomp::compile`](crate::seccomp::compile), or a cache before it.
+pub type Compile<'a> = dyn FnMut(&LinuxSeccomp) -> Result<plan::Seccomp, SpecError> + 'a;
+
+/// Compiles a profile each time.
+pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<plan::Seccomp, SpecError> {
+    let field = "linux.seccomp".to_owned();
+    crate::seccomp::compile(profile).map_err(|source| SpecError::Seccomp { field, source })
+}
+
+/// Translates a spec to a plan.
+///
+/// # Errors
+///
+/// [`SpecError`] where the spec has something that plans have no word for. Nothing in a spec is passed over, but for
+/// the cgroup limits, which the daemon applies itself, and annotations.
+pub fn launch(spec: &Spec, host: &HostFacts) -> Result<Launch, SpecError> {
+    launch_with(spec, host, &mut compile)
+}
+
+/// [`launch`], with compiled filters from elsewhere.
+///
+/// # Errors
+///
+/// As [`launch`], and what `compile` says.
+pub fn launch_with(
+    spec: &Spec,
+    host: &HostFacts,
+    compile: &mut Compile<'_>,
+) -> Result<Launch, SpecError> {
+    refuse::unsupported(spec)?;
+    let linux = spec.linux().as_ref().ok_or_else(|| SpecError::missing("linux", "is needed"))?;
+    let root = spec.root().as_ref().ok_or_else(|| SpecError::missing("root", "is needed"))?;
+
+    let mut descriptors = Descriptors::default();
+    let root_fd = descriptors.add(Open::Root)?;
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    let join = join(namespaces, &mut descriptors)?;
+    let mounts = mounts::mounts(spec, linux, host, &mut descriptors)?;
+
+    let plan = LaunchPlan {
+        root: root_fd,
+        root_readonly: root.readonly().unwrap_or_default(),
+        root_propagation: root_propagation(linux)?,
+        join,
+        pids: pids(namespaces)?,
+        cgroup_namespace: namespaces.iter().any(|ns| ns.typ() == LinuxNamespaceType::Cgroup),
+        devices: mounts.devices,
+        links: mounts.links,
+        masked: linux.masked_paths().clone().unwrap_or_default(),
+        readonly: [mounts.readonly, linux.readonly_paths().clone().unwrap_or_default()].concat(),
+        mounts: mounts.mounts,
+        process: process::process(spec, linux, compile)?,
+    };
+    Ok(Launch { plan, open: descriptors.open })
+}
+
+/// What is to be opened so far.
+#[derive(Default)]
+struct Descriptors {
+    open: Vec<Open>,
+}
+
+impl Descriptors {
+    fn add(&mut self, open: Open) -> Result<Fd, SpecError> {
+        let number = u16::try_from(self.open.len())
+            .map_err(|_| SpecError::missing("mounts", "there are more than a plan can count"))?;
+        self.open.push(open);
+        Ok(Fd(number))
+    }
+}
+
+fn join(
+    namespaces: &[LinuxNamespace],
+    descriptors: &mut Descriptors,
+) -> Result<Vec<Join>, SpecError> {
+    let kinds = [
+        (LinuxNamespaceType::Network, NamespaceKind::Network),
+        (LinuxNamespaceType::Ipc, NamespaceKind::Ipc),
+        (LinuxNamespaceType::Uts, NamespaceKind::Uts),
+    ];
+    let mut join = Vec::new();
+    for (oci, kind) in kinds {
+        for namespace in namespaces.iter().filter(|namespace| namespace.typ() == oci) {
+            let field = "linux.namespaces";
+            let Some(path) = namespace.path() else {
+                let feature = "new namespaces but for mounts, PIDs and cgroups are";
+                return Err(SpecError::unsupported(field, feature));
+            };
+            join.push(Join { kind, fd: descriptors.add(Open::Namespace(path.clone()))? });
+        }
+    }
+    Ok(join)
+}
+
+fn pids(namespaces: &[LinuxNamespace]) -> Result<PidNamespace, SpecError> {
+    match namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
+        None => Ok(PidNamespace::Host),
+        Some(namespace) if namespace.path().is_none() => Ok(PidNamespace::Own),
+        Some(_) => Err(SpecError::unsupported("linux.namespaces", "joined PID namespaces are")),
+    }
+}
+
+fn root_propagation(linux: &Linux) -> Result<Propagation, SpecError> {
+    match linux.rootfs_propagation().as_deref() {
+        None | Some("" | "private" | "rprivate") => Ok(Propagation::Private),
+        Some("slave" | "rslave") => Ok(Propagation::Slave),
+        Some("shared" | "rshared") => Ok(Propagation::Shared),
+        Some(other) => {
+            Err(SpecError::invalid("linux.rootfsPropagation", other, "is no propagation"))
+        }
+    }
+}
