@@ -9,6 +9,8 @@ use super::hierarchy::{Mounted, Version, mounted};
 use super::limits::Limits;
 use super::path::CgroupPath;
 use super::v2;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -263,6 +265,20 @@ fn enable_controllers(
     if wanted.is_empty() {
         return Ok(());
     }
+    // cpu, cpuset and pids alone would be given, but by turning the parent into the root of a threaded subtree, whose new
+    // children no process can enter.
+    let processes = cgroup.processes();
+    let processes = processes.map_err(|source| CgroupError::Read {
+        directory: place.to_owned(),
+        file: "cgroup.procs",
+        source,
+    })?;
+    if !processes.is_empty() && !is_root(cgroup) {
+        denied.extend(
+            wanted.into_iter().map(|controller| Denied { controller, source: Errno::BUSY.into() }),
+        );
+        return Ok(());
+    }
     let all: Vec<_> = wanted.iter().map(|controller| format!("+{controller}")).collect();
     if cgroup.write("cgroup.subtree_control", &all.join(" ")).is_ok() {
         return Ok(());
@@ -274,6 +290,11 @@ fn enable_controllers(
         }
     }
     Ok(())
+}
+
+/// Whether it is the root of the whole hierarchy, which may have processes and children with controllers.
+fn is_root(cgroup: &Directory) -> bool {
+    cgroup.open_file("cgroup.type", OFlags::PATH).is_err_and(|err| is_gone(&err))
 }
 
 fn write(

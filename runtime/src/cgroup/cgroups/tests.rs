@@ -81,6 +81,7 @@ fn parents_enable_what_they_have() {
     {
         file(&dir, &format!("{place}/cgroup.controllers"), controllers);
         file(&dir, &format!("{place}/cgroup.subtree_control"), "");
+        file(&dir, &format!("{place}/cgroup.procs"), "");
     }
     cgroups.create(&path("/berth/pod"), &Limits::default()).unwrap();
     let enabled = |place: &str| {
