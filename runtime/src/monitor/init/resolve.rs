@@ -4,7 +4,9 @@
 //! here leaves the root: a path goes through `openat2(RESOLVE_IN_ROOT)`, and what is missing is made one component at a
 //! time, relative to the descriptor of its directory.
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat};
+use rustix::fs::{
+    Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, mkdirat, openat, openat2, readlinkat,
+};
 use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -86,6 +88,10 @@ enum Made {
 fn make(root: BorrowedFd<'_>, path: &str, kind: Kind, links: Links) -> Result<Made, Errno> {
     let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     let (mut at, mut dir) = deepest(root, &names, links)?;
+    // Nothing is made there, and the text of a magic link such as /proc/self/fd/3 is no path.
+    if rustix::fs::fstatfs(&dir)?.f_type == PROC_SUPER_MAGIC {
+        return Err(Errno::NOENT);
+    }
     while let Some(name) = names.get(at) {
         let last = at + 1 == names.len();
         if *name == ".." {
