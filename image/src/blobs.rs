@@ -47,7 +47,7 @@ impl Blobs {
         file.take(limit + 1).read_to_end(&mut bytes)?;
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
-        if hasher.finish() == *digest {
+        if bytes.len() as u64 <= limit && hasher.finish() == *digest {
             return Ok(Some(bytes));
         }
         tracing::warn!(%digest, "document on disk is damaged, it is fetched again");
@@ -97,7 +97,7 @@ impl Blobs {
 }
 
 /// Makes `path` where it is missing, for this user alone.
-pub(crate) fn make_private_dir(path: &std::path::Path) -> io::Result<()> {
+fn make_private_dir(path: &std::path::Path) -> io::Result<()> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Err(rustix::io::Errno::EXIST) => Ok(()),
         result => Ok(result?),

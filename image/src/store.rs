@@ -1,8 +1,8 @@
 //! The image store as the daemon sees it.
 
-use crate::blobs::{Blobs, make_private_dir};
+use crate::blobs::Blobs;
 use crate::digest::{ChainId, Digest};
-use crate::layer::{LayerError, Layers, Usage};
+use crate::layer::{LayerError, Layers, Overlay, Usage};
 use crate::leases::{Content, Leases};
 use crate::limits::Limits;
 use crate::pull::request::{ProgressSender, PullRequest, Pulled};
@@ -96,6 +96,16 @@ pub struct Reclaimed {
 }
 
 impl Store {
+    /// Opens the store, or makes an empty one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Open`] and [`StoreError::Layers`] when its directories cannot be made or read.
+    pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let layers = Overlay::open(&config.root, &config.unpack).map_err(StoreError::Layers)?;
+        Self::with_layers(config, Arc::new(layers), Patience::default())
+    }
+
     pub(crate) fn with_layers(
         config: StoreConfig,
         layers: Arc<dyn Layers>,
@@ -149,13 +159,21 @@ impl Store {
         Ok(Reclaimed { layers, documents, bytes: layer_bytes + document_bytes })
     }
 
-    /// The image's layers, topmost first, as an overlay wants them: `O_PATH` directories.
+    /// The image's layers, topmost first, as an overlay wants them: `O_PATH` directories. A layer that hides all below
+    /// it is the last.
     ///
     /// # Errors
     ///
     /// [`LayerError::Missing`] when one is not there.
     pub fn lowers(&self, image: &Image) -> Result<Vec<OwnedFd>, LayerError> {
-        image.layers.iter().rev().map(|layer| self.inner.layers.open(&layer.chain_id)).collect()
+        let mut lowers = Vec::with_capacity(image.layers.len());
+        for layer in image.layers.iter().rev() {
+            lowers.push(self.inner.layers.open(&layer.chain_id)?);
+            if self.inner.layers.hides_below(&layer.chain_id)? {
+                break;
+            }
+        }
+        Ok(lowers)
     }
 
     /// Whether all of the image's content is there.

@@ -16,8 +16,10 @@ pub(super) type Outcome<T> = Result<T, Arc<PullCause>>;
 /// A piece of work runs in a task of its own. Whoever asks for the same meanwhile gets a seat in it. It goes on as long
 /// as one seat is taken; when the last is given up, the task is cancelled and frees what it holds.
 pub(super) struct Flights<K, T, P> {
-    running: Arc<Mutex<HashMap<K, Weak<Flight<T, P>>>>>,
+    running: Arc<Mutex<Running<K, T, P>>>,
 }
+
+type Running<K, T, P> = HashMap<K, Weak<Flight<T, P>>>;
 
 struct Flight<T, P> {
     outcome: watch::Receiver<Option<Outcome<T>>>,

@@ -14,6 +14,9 @@ mod layer;
 pub mod request;
 mod resolve;
 
+pub use crate::document::DocumentError;
+pub use crate::document::json::BadJson;
+pub use crate::registry::RegistryError;
 pub use error::{PullCause, PullError, PullFault};
 
 use crate::blobs::Blobs;

@@ -18,7 +18,8 @@ enum Reach {
     Public,
 }
 
-/// Where a registry's API begins: `https://host[:port]/`, or http on loopback and for hosts in `insecure`.
+/// Where a registry's API begins: `https://host[:port]/`, or http on loopback and for hosts in `insecure`, except at
+/// the port of https.
 ///
 /// # Errors
 ///
@@ -28,7 +29,7 @@ pub(super) fn base(registry: &str, insecure: &[String]) -> Result<Url, RegistryE
     let bad = || RegistryError::Address(registry.to_owned());
     let https = Url::parse(&format!("https://{host}/")).map_err(|_| bad())?;
     let plain = reach(&https) == Reach::Loopback || insecure.iter().any(|entry| entry == registry);
-    if plain && https.port_or_known_default() != Some(443) || plain && !registry.contains(':') {
+    if plain && !host.ends_with(":443") {
         return Url::parse(&format!("http://{host}/")).map_err(|_| bad());
     }
     Ok(https)
@@ -206,6 +207,7 @@ mod tests {
             ("localhost", "http://localhost/"),
             ("localhost:5000", "http://localhost:5000/"),
             ("localhost:443", "https://localhost/"),
+            ("[::1]", "http://[::1]/"),
             ("127.0.0.2:5000", "http://127.0.0.2:5000/"),
             ("[::1]:5000", "http://[::1]:5000/"),
             ("10.0.0.1:5000", "https://10.0.0.1:5000/"),

@@ -90,8 +90,10 @@ impl Tokens {
     pub(super) async fn known(&self, caller: &Caller) -> Option<HeaderValue> {
         let slot = self.slot(caller);
         let grant = slot.lock().await;
-        let valid = |grant: &&Grant| grant.until.is_none_or(|until| Instant::now() < until);
-        grant.as_ref().filter(valid).map(|grant| grant.value.clone())
+        grant
+            .as_ref()
+            .filter(|grant| grant.is_usable(None, Instant::now()))
+            .map(|grant| grant.value.clone())
     }
 
     /// A value to use instead of `rejected`. Of several requests rejected at once, one asks the token server.
@@ -103,12 +105,19 @@ impl Tokens {
     ) -> Result<HeaderValue, RegistryError> {
         let slot = self.slot(&repository.caller);
         let mut grant = slot.lock().await;
-        if let Some(other) = grant.as_ref().filter(|grant| Some(&grant.value) != rejected) {
+        let now = Instant::now();
+        if let Some(other) = grant.as_ref().filter(|grant| grant.is_usable(rejected, now)) {
             return Ok(other.value.clone());
         }
         *grant = None;
         let fresh = answer(repository, &challenges(headers)).await?;
         Ok(grant.insert(fresh).value.clone())
+    }
+}
+
+impl Grant {
+    fn is_usable(&self, rejected: Option<&HeaderValue>, now: Instant) -> bool {
+        Some(&self.value) != rejected && self.until.is_none_or(|until| now < until)
     }
 }
 
@@ -314,6 +323,24 @@ mod tests {
         let value = basic("Aladdin", "open sesame");
         assert_eq!(value, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         assert!(!format!("{value:?}").contains("QWxh"));
+    }
+
+    #[test]
+    fn a_token_is_used_until_it_expires_or_is_rejected() {
+        let now = Instant::now();
+        let (old, other) = (bearer("old").unwrap(), bearer("other").unwrap());
+        let grant = |until| Grant { value: old.clone(), until };
+        let later = Some(now + Duration::from_secs(1));
+        let cases = [
+            ("fresh", grant(later), None, true),
+            ("without an end", grant(None), None, true),
+            ("expired", grant(Some(now)), None, false),
+            ("rejected", grant(later), Some(&old), false),
+            ("newer than the rejected one", grant(later), Some(&other), true),
+        ];
+        for (name, grant, rejected, want) in cases {
+            assert_eq!(grant.is_usable(rejected, now), want, "{name}");
+        }
     }
 
     #[test]
