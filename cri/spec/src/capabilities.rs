@@ -191,7 +191,8 @@ mod tests {
             .filter(|capability| **capability != Capability::Bpf)
             .map(ToString::to_string)
             .collect();
-        let cases: [(&str, &[&str], &[&str], &[&str], &str); 8] = [
+        type Names = &'static [&'static str];
+        let cases: [(&str, Names, Names, Names, &str); 8] = [
             ("nothing asked", &[], &[], &[], DEFAULT),
             ("add", &["NET_ADMIN"], &[], &[], &format!("{DEFAULT} NET_ADMIN")),
             ("drop", &[], &["CHOWN"], &[], DEFAULT.replace("CHOWN ", "").leak()),

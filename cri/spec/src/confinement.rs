@@ -191,3 +191,126 @@ pub(crate) fn security_context(
 pub(crate) fn is_privileged(container: &v1::ContainerConfig) -> bool {
     security_context(container).is_some_and(|context| context.privileged)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Request;
+
+    fn profile(kind: ProfileType, name: &str) -> Option<v1::SecurityProfile> {
+        Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: name.into() })
+    }
+
+    #[test]
+    fn apparmor_profiles() {
+        use ProfileType::{Localhost, RuntimeDefault, Unconfined};
+        let cases = [
+            ("silent", None, "", false, "berth-default"),
+            ("default", profile(RuntimeDefault, ""), "", false, "berth-default"),
+            ("unconfined", profile(Unconfined, ""), "", false, "none"),
+            ("named", profile(Localhost, "web"), "", false, "web"),
+            ("named, with prefix", profile(Localhost, "localhost/web"), "", false, "web"),
+            ("without a name", profile(Localhost, ""), "", false, "refused"),
+            (
+                "a name with a line",
+                profile(Localhost, "web\nchangeprofile x"),
+                "",
+                false,
+                "refused",
+            ),
+            ("a name that does not count", profile(Unconfined, "web"), "", false, "refused"),
+            ("old text", None, "localhost/web", false, "web"),
+            ("old default", None, "runtime/default", false, "berth-default"),
+            ("old unconfined", None, "unconfined", false, "none"),
+            ("old nonsense", None, "web", false, "refused"),
+            ("new over old", profile(Unconfined, ""), "localhost/web", false, "none"),
+            ("privileged", profile(Localhost, "web"), "", true, "none"),
+        ];
+        for (case, profile, old, privileged, want) in cases {
+            let mut request = Request::plain();
+            request.host.apparmor = true;
+            request.host.apparmor_default = Some("berth-default".into());
+            request.context().apparmor = profile;
+            request.context().privileged = privileged;
+            #[expect(deprecated, reason = "other runtimes still honour it")]
+            request.context().apparmor_profile.push_str(old);
+            let got = match apparmor(&request.input()) {
+                Ok(profile) => profile.unwrap_or_else(|| "none".into()),
+                Err(_) => "refused".into(),
+            };
+            assert_eq!(got, want, "{case}");
+        }
+    }
+
+    #[test]
+    fn without_apparmor_only_named_profiles_are_refused() {
+        let cases = [
+            ("silent", None, true),
+            ("default", profile(ProfileType::RuntimeDefault, ""), true),
+            ("unconfined", profile(ProfileType::Unconfined, ""), true),
+            ("named", profile(ProfileType::Localhost, "web"), false),
+        ];
+        for (case, profile, accepted) in cases {
+            let mut request = Request::plain();
+            request.context().apparmor = profile;
+            let got = apparmor(&request.input());
+            assert_eq!(got.is_ok(), accepted, "{case}");
+            assert_eq!(got.ok().flatten(), None, "{case}");
+        }
+    }
+
+    #[test]
+    fn selinux_labels() {
+        let cases = [
+            ("nothing in it", ("", "", "", ""), true, "none"),
+            ("off", ("", "", "spc_t", "s0"), false, "none"),
+            ("parts", ("", "", "spc_t", ""), true, "system_u:system_r:spc_t:s0"),
+            ("all", ("u", "r", "t", "s0:c1,c2"), true, "u:r:t:s0:c1,c2"),
+            ("a label in a part", ("u:r:t", "", "", ""), true, "refused"),
+            ("a line", ("", "", "t\n", ""), true, "refused"),
+        ];
+        for (case, (user, role, kind, level), on, want) in cases {
+            let mut request = Request::plain();
+            request.host.selinux = on;
+            request.context().selinux_options = Some(v1::SeLinuxOption {
+                user: user.into(),
+                role: role.into(),
+                r#type: kind.into(),
+                level: level.into(),
+            });
+            let got = match selinux(&request.input()) {
+                Ok(label) => label.unwrap_or_else(|| "none".into()),
+                Err(_) => "refused".into(),
+            };
+            assert_eq!(got, want, "{case}");
+        }
+    }
+
+    #[test]
+    fn kernel_files_are_hidden_unless_the_request_knows_better() {
+        let mut request = Request::plain();
+        request.host.throttled_cpus = 2;
+        let got = masked(&request.input()).expect("masked");
+        assert_eq!(got[..MASKED.len()], MASKED);
+        assert_eq!(
+            got[MASKED.len()..],
+            [
+                "/sys/devices/system/cpu/cpu0/thermal_throttle",
+                "/sys/devices/system/cpu/cpu1/thermal_throttle"
+            ]
+        );
+        assert_eq!(readonly(&request.input()).expect("read-only"), READONLY);
+
+        request.context().masked_paths = vec!["/proc//kcore".into()];
+        request.context().readonly_paths = vec!["/proc/sys/".into()];
+        assert_eq!(masked(&request.input()).expect("masked"), ["/proc/kcore"]);
+        assert_eq!(readonly(&request.input()).expect("read-only"), ["/proc/sys"]);
+
+        request.context().masked_paths = vec!["proc/kcore".into()];
+        assert!(masked(&request.input()).is_err(), "a relative path hides nothing");
+
+        request.context().privileged = true;
+        assert_eq!(masked(&request.input()), Ok(vec![]));
+        assert_eq!(readonly(&request.input()), Ok(vec![]));
+    }
+}

@@ -32,6 +32,8 @@ mod sysctls;
 mod target;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod testing;
 
 pub use container::container;

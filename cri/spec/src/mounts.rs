@@ -215,3 +215,191 @@ fn refuse_image_volumes_over_proc(input: &Input<'_>) -> Result<(), SpecError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Request;
+    use cri_api::runtime::v1::ImageSpec;
+
+    fn asked(container_path: &str) -> v1::Mount {
+        v1::Mount {
+            container_path: container_path.into(),
+            host_path: "/srv/data".into(),
+            ..v1::Mount::default()
+        }
+    }
+
+    fn targets(request: &Request) -> Vec<String> {
+        let mounts = mounts(&request.input()).expect("mounts").all;
+        mounts.iter().map(|mount| mount.destination().display().to_string()).collect()
+    }
+
+    const OWN: [&str; 7] =
+        ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
+    const FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
+    #[test]
+    fn ours_come_first_and_then_the_shallow_ones() {
+        let mut request = Request::plain();
+        assert_eq!(targets(&request), [&OWN[..], &FILES].concat());
+
+        request.container.mounts =
+            ["/a/b/c", "/etc", "/a", "/a/b", "/z", "/dev/net"].map(asked).to_vec();
+        let later = [&["/etc", "/a", "/z", "/a/b", "/dev/net"], &FILES[..], &["/a/b/c"]].concat();
+        assert_eq!(targets(&request), [&OWN[..], &later].concat(), "equally deep: as asked");
+    }
+
+    #[test]
+    fn the_request_takes_the_place_of_ours() {
+        let without = |missing: &[&str]| -> Vec<String> {
+            let kept = OWN.iter().chain(&FILES).filter(|path| !missing.contains(path));
+            kept.map(|path| (*path).to_owned()).collect()
+        };
+        let cases: [(&str, &[&str]); 6] = [
+            ("/dev/shm", &["/dev/shm"]),
+            ("/etc//hosts/", &["/etc/hosts"]),
+            ("/sys", &["/sys"]),
+            ("/sys/fs/cgroup", &["/sys/fs/cgroup"]),
+            ("/dev", &["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"]),
+            ("/device", &[]),
+        ];
+        for (path, gone) in cases {
+            let mut request = Request::plain();
+            request.container.mounts = vec![asked(path)];
+            let mut got = targets(&request);
+            let clean = target::clean("", path).expect("clean");
+            assert_eq!(got.iter().filter(|other| **other == clean).count(), 1, "{path}");
+            got.retain(|other| *other != clean);
+            assert_eq!(got, without(gone), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_a_mount_may_ask_for() {
+        use MountPropagation::{PropagationBidirectional, PropagationHostToContainer};
+        let rro = |readonly, propagation: MountPropagation| v1::Mount {
+            readonly,
+            recursive_read_only: true,
+            propagation: propagation.into(),
+            ..asked("/data")
+        };
+        let host = |host_path: &str| v1::Mount { host_path: host_path.into(), ..asked("/data") };
+        let id = vec![v1::IdMapping { host_id: 1, container_id: 0, length: 1 }];
+        let image = Some(ImageSpec { image: "busybox".into(), ..ImageSpec::default() });
+        let cases = [
+            ("writable", asked("/data"), "rbind rprivate rw"),
+            ("read-only", v1::Mount { readonly: true, ..asked("/data") }, "rbind rprivate ro"),
+            (
+                "slave",
+                v1::Mount { propagation: PropagationHostToContainer.into(), ..asked("/data") },
+                "rbind rslave rw",
+            ),
+            (
+                "shared",
+                v1::Mount { propagation: PropagationBidirectional.into(), ..asked("/data") },
+                "rbind rshared rw",
+            ),
+            (
+                "no propagation",
+                v1::Mount { propagation: 9, ..asked("/data") },
+                r#"mounts[0].propagation: "9" is no propagation"#,
+            ),
+            (
+                "recursively read-only",
+                rro(true, MountPropagation::PropagationPrivate),
+                "rbind rprivate rro",
+            ),
+            (
+                "and writable",
+                rro(false, MountPropagation::PropagationPrivate),
+                r#"mounts[0].recursive_read_only: "true" needs readonly"#,
+            ),
+            (
+                "and slave",
+                rro(true, PropagationHostToContainer),
+                r#"mounts[0].recursive_read_only: "true" needs private propagation"#,
+            ),
+            (
+                "and shared",
+                rro(true, PropagationBidirectional),
+                r#"mounts[0].recursive_read_only: "true" needs private propagation"#,
+            ),
+            (
+                "the root",
+                asked("/a/.."),
+                r#"mounts[0].container_path: "/" is the container's root"#,
+            ),
+            (
+                "relative",
+                asked("data"),
+                r#"mounts[0].container_path: "data" must be an absolute path"#,
+            ),
+            ("/proc", asked("/proc"), r#"mounts[0].container_path: "/proc" must not be in /proc"#),
+            (
+                "below /proc",
+                asked("/a/../proc/self/attr"),
+                r#"mounts[0].container_path: "/proc/self/attr" must not be in /proc"#,
+            ),
+            ("what lxcfs shows", asked("/proc/meminfo"), "rbind rprivate rw"),
+            ("no source", host(""), r#"mounts[0].host_path: "" must be an absolute path"#),
+            (
+                "an image",
+                v1::Mount { image, ..asked("/data") },
+                "ImageVolumeMountFailed: mounts[0].image: images as volumes are not supported",
+            ),
+            (
+                "users",
+                v1::Mount { uid_mappings: id.clone(), ..asked("/data") },
+                "mounts[0].uidMappings: id-mapped mounts are not supported",
+            ),
+            (
+                "groups",
+                v1::Mount { gid_mappings: id, ..asked("/data") },
+                "mounts[0].gidMappings: id-mapped mounts are not supported",
+            ),
+            (
+                "labels, without SELinux",
+                v1::Mount { selinux_relabel: true, ..asked("/data") },
+                "rbind rprivate rw",
+            ),
+        ];
+        for (case, mount, want) in cases {
+            let got = match bind(0, &mount, false) {
+                Ok((mount, _)) => mount.options().clone().unwrap_or_default().join(" "),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(got, want, "{case}");
+        }
+        let labelled = v1::Mount { selinux_relabel: true, ..asked("/data") };
+        assert!(bind(0, &labelled, true).is_err(), "labels, with SELinux");
+    }
+
+    #[test]
+    fn the_root_is_as_open_as_its_most_open_mount() {
+        use MountPropagation::{
+            PropagationBidirectional as Shared, PropagationHostToContainer as Slave,
+            PropagationPrivate as Private,
+        };
+        let cases: [(&[MountPropagation], Option<&str>); 5] = [
+            (&[], None),
+            (&[Private], None),
+            (&[Private, Slave], Some("rslave")),
+            (&[Shared, Slave], Some("rshared")),
+            (&[Slave, Shared], Some("rshared")),
+        ];
+        for (mounts, want) in cases {
+            assert_eq!(of_root(mounts), want, "{mounts:?}");
+        }
+    }
+
+    #[test]
+    fn a_volume_of_the_image_over_proc_is_refused() {
+        let cases = [("/data", true), ("/proc", false), ("/proc/sys", false), ("data", false)];
+        for (volume, accepted) in cases {
+            let mut request = Request::plain();
+            request.image.volumes = vec![volume.into()];
+            assert_eq!(mounts(&request.input()).is_ok(), accepted, "{volume}");
+        }
+    }
+}

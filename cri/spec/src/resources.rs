@@ -169,113 +169,63 @@ mod tests {
     use v1::LinuxContainerResources as Resources;
 
     #[test]
-    fn limits_in_the_form_of_oci() {
-        let unified = |pairs: &[(&str, &str)]| Resources {
-            unified: pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            ..Resources::default()
+    #[rustfmt::skip]
+    fn processors_and_memory() {
+        let cpu = |cpu_shares, cpu_quota, cpu_period| Resources { cpu_shares, cpu_quota, cpu_period, ..Resources::default() };
+        let memory = |memory_limit_in_bytes, memory_swap_limit_in_bytes| {
+            Resources { memory_limit_in_bytes, memory_swap_limit_in_bytes, ..Resources::default() }
         };
-        let hugepages = |page_size: &str| Resources {
-            hugepage_limits: vec![v1::HugepageLimit { page_size: page_size.into(), limit: 4 }],
-            ..Resources::default()
+        let cpuset = |cpus: &str, mems: &str| {
+            Resources { cpuset_cpus: cpus.into(), cpuset_mems: mems.into(), ..Resources::default() }
         };
-        let cases = [
+        check(&[
             ("nothing", Resources::default(), json!({})),
-            (
-                "cpu",
-                Resources {
-                    cpu_shares: 512,
-                    cpu_quota: 50_000,
-                    cpu_period: 100_000,
-                    ..Resources::default()
-                },
-                json!({"cpu": {"shares": 512, "quota": 50_000, "period": 100_000}}),
-            ),
-            (
-                "no cpu limit",
-                Resources { cpu_quota: -1, ..Resources::default() },
-                json!({"cpu": {"quota": -1}}),
-            ),
-            (
-                "cpusets",
-                Resources {
-                    cpuset_cpus: "0-1".into(),
-                    cpuset_mems: "0".into(),
-                    ..Resources::default()
-                },
-                json!({"cpu": {"cpus": "0-1", "mems": "0"}}),
-            ),
-            (
-                "memory alone forbids swap",
-                Resources { memory_limit_in_bytes: 64, ..Resources::default() },
-                json!({"memory": {"limit": 64, "swap": 64}}),
-            ),
-            (
-                "swap on top",
-                Resources {
-                    memory_limit_in_bytes: 64,
-                    memory_swap_limit_in_bytes: 96,
-                    ..Resources::default()
-                },
-                json!({"memory": {"limit": 64, "swap": 96}}),
-            ),
-            (
-                "swap without limit",
-                Resources {
-                    memory_limit_in_bytes: 64,
-                    memory_swap_limit_in_bytes: -1,
-                    ..Resources::default()
-                },
-                json!({"memory": {"limit": 64, "swap": -1}}),
-            ),
-            (
-                "swap below memory",
-                Resources {
-                    memory_limit_in_bytes: 64,
-                    memory_swap_limit_in_bytes: 32,
-                    ..Resources::default()
-                },
-                json!("refused"),
-            ),
-            (
-                "negative shares",
-                Resources { cpu_shares: -2, ..Resources::default() },
-                json!("refused"),
-            ),
-            (
-                "negative memory",
-                Resources { memory_limit_in_bytes: -2, ..Resources::default() },
-                json!("refused"),
-            ),
-            (
-                "words for cpus",
-                Resources { cpuset_cpus: "all".into(), ..Resources::default() },
-                json!("refused"),
-            ),
-            (
-                "huge pages",
-                hugepages("2MB"),
-                json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4}]}),
-            ),
+            ("cpu", cpu(512, 50_000, 100_000), json!({"cpu": {"shares": 512, "quota": 50_000, "period": 100_000}})),
+            ("no cpu limit", cpu(0, -1, 0), json!({"cpu": {"quota": -1}})),
+            ("negative shares", cpu(-2, 0, 0), json!("refused")),
+            ("cpusets", cpuset("0-1,3", "0"), json!({"cpu": {"cpus": "0-1,3", "mems": "0"}})),
+            ("words for cpus", cpuset("all", ""), json!("refused")),
+            ("memory alone forbids swap", memory(64, 0), json!({"memory": {"limit": 64, "swap": 64}})),
+            ("swap on top", memory(64, 96), json!({"memory": {"limit": 64, "swap": 96}})),
+            ("any swap", memory(64, -1), json!({"memory": {"limit": 64, "swap": -1}})),
+            ("swap below memory", memory(64, 32), json!("refused")),
+            ("swap limit beside unlimited memory", memory(-1, 32), json!("refused")),
+            ("negative memory", memory(-2, 0), json!("refused")),
+        ]);
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn huge_pages_and_files_of_cgroup_v2() {
+        let unified = |key: &str, value: &str| {
+            Resources { unified: [(key.into(), value.into())].into(), ..Resources::default() }
+        };
+        let hugepages = |page_size: &str| {
+            let limit = v1::HugepageLimit { page_size: page_size.into(), limit: 4 };
+            Resources { hugepage_limits: vec![limit], ..Resources::default() }
+        };
+        check(&[
+            ("huge pages", hugepages("2MB"), json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4}]})),
             ("a path as page size", hugepages("../2MB"), json!("refused")),
             ("a unit as page size", hugepages("MB"), json!("refused")),
-            ("processes", unified(&[("pids.max", "20")]), json!({"pids": {"limit": 20}})),
-            ("any processes", unified(&[("pids.max", "max")]), json!({"pids": {"limit": -1}})),
-            ("processes in words", unified(&[("pids.max", "many")]), json!("refused")),
-            (
-                "other files",
-                unified(&[("memory.high", "5")]),
-                json!({"unified": {"memory.high": "5"}}),
-            ),
-            ("a path", unified(&[("../cgroup.procs", "1")]), json!("refused")),
-            ("no limit", unified(&[("cgroup.procs", "1")]), json!("refused")),
-            ("two lines", unified(&[("memory.high", "5\n6")]), json!("refused")),
-        ];
+            ("processes", unified("pids.max", "20"), json!({"pids": {"limit": 20}})),
+            ("any processes", unified("pids.max", "max"), json!({"pids": {"limit": -1}})),
+            ("processes in words", unified("pids.max", "many"), json!("refused")),
+            ("other files", unified("memory.high", "5"), json!({"unified": {"memory.high": "5"}})),
+            ("a path", unified("../cgroup.procs", "1"), json!("refused")),
+            ("no limit", unified("cgroup.procs", "1"), json!("refused")),
+            ("two lines", unified("memory.high", "5\n6"), json!("refused")),
+        ]);
+    }
+
+    /// Compares with OCI's JSON, or "refused".
+    fn check(cases: &[(&str, Resources, serde_json::Value)]) {
         for (case, resources, want) in cases {
-            let got = match limits(&resources) {
+            let got = match limits(resources) {
                 Ok(limits) => serde_json::to_value(limits).expect("JSON"),
                 Err(_) => json!("refused"),
             };
-            assert_eq!(got, want, "{case}");
+            assert_eq!(got, *want, "{case}");
         }
     }
 

@@ -107,6 +107,7 @@ fn is_plain(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use NamespaceMode::{Node, Pod};
 
     fn pod(
         key: &str,
@@ -133,79 +134,38 @@ mod tests {
         }
     }
 
+    #[rustfmt::skip]
+    const CASES: [(&str, &str, &str, NamespaceMode, NamespaceMode, &str); 25] = [
+        ("network", "net.core.somaxconn", "1024", Pod, Pod, "net/core/somaxconn=1024"),
+        ("a range", "net.ipv4.ip_local_port_range", "1024 65000", Pod, Pod, "net/ipv4/ip_local_port_range=1024 65000"),
+        ("a list", "net.ipv4.ip_local_reserved_ports", "80,90-99", Pod, Pod, "net/ipv4/ip_local_reserved_ports=80,90-99"),
+        ("slashes", "net/ipv4/conf/eth0.5/forwarding", "1", Pod, Pod, "net/ipv4/conf/eth0.5/forwarding=1"),
+        ("dots", "net.ipv4.conf.eth0/5.forwarding", "1", Pod, Pod, "net/ipv4/conf/eth0.5/forwarding=1"),
+        ("the host's network", "net.ipv4.ip_forward", "1", Node, Pod, "refused"),
+        ("semaphores", "kernel.sem", "250 32000 32 128", Pod, Pod, "kernel/sem=250 32000 32 128"),
+        ("shared memory", "kernel.shm_rmid_forced", "1", Pod, Pod, "kernel/shm_rmid_forced=1"),
+        ("message queues", "fs.mqueue.msg_max", "10", Pod, Pod, "fs/mqueue/msg_max=10"),
+        ("the host's IPC", "kernel.shmmax", "1", Pod, Node, "refused"),
+        ("own IPC, the host's network", "kernel.shmmax", "1", Node, Pod, "kernel/shmmax=1"),
+        ("the whole kernel's", "kernel.core_pattern", "x", Pod, Pod, "refused"),
+        ("a name that only begins like one", "kernel.shmx", "1", Pod, Pod, "refused"),
+        ("of no namespace", "vm.overcommit_memory", "1", Pod, Pod, "refused"),
+        ("files", "fs.file-max", "1", Pod, Pod, "refused"),
+        ("up", "net/../kernel/core_pattern", "x", Pod, Pod, "refused"),
+        ("up, with dots", "net.//.kernel.core_pattern", "x", Pod, Pod, "refused"),
+        ("no separator", "net", "1", Pod, Pod, "refused"),
+        ("empty part", "net..core", "1", Pod, Pod, "refused"),
+        ("absolute", "/net/core/somaxconn", "1", Pod, Pod, "refused"),
+        ("a second setting in the value", "net.core.somaxconn", "1+kernel.core_pattern=|/x", Pod, Pod, "refused"),
+        ("a line in the value", "net.core.somaxconn", "1\n2", Pod, Pod, "refused"),
+        ("NUL in the value", "net.core.somaxconn", "1\0", Pod, Pod, "refused"),
+        ("quotes in the value", "net.core.somaxconn", "\"1\"", Pod, Pod, "refused"),
+        ("empty value", "net.core.somaxconn", "", Pod, Pod, "refused"),
+    ];
+
     #[test]
     fn a_setting_belongs_to_a_namespace_that_the_pod_owns() {
-        use NamespaceMode::{Node, Pod};
-        let cases = [
-            ("network", "net.core.somaxconn", "1024", Pod, Pod, "net/core/somaxconn=1024"),
-            (
-                "a range",
-                "net.ipv4.ip_local_port_range",
-                "1024 65000",
-                Pod,
-                Pod,
-                "net/ipv4/ip_local_port_range=1024 65000",
-            ),
-            (
-                "a list",
-                "net.ipv4.ip_local_reserved_ports",
-                "80,90-99",
-                Pod,
-                Pod,
-                "net/ipv4/ip_local_reserved_ports=80,90-99",
-            ),
-            (
-                "slashes",
-                "net/ipv4/conf/eth0.5/forwarding",
-                "1",
-                Pod,
-                Pod,
-                "net/ipv4/conf/eth0.5/forwarding=1",
-            ),
-            (
-                "dots",
-                "net.ipv4.conf.eth0/5.forwarding",
-                "1",
-                Pod,
-                Pod,
-                "net/ipv4/conf/eth0.5/forwarding=1",
-            ),
-            ("the host's network", "net.ipv4.ip_forward", "1", Node, Pod, "refused"),
-            (
-                "semaphores",
-                "kernel.sem",
-                "250 32000 32 128",
-                Pod,
-                Pod,
-                "kernel/sem=250 32000 32 128",
-            ),
-            ("shared memory", "kernel.shm_rmid_forced", "1", Pod, Pod, "kernel/shm_rmid_forced=1"),
-            ("message queues", "fs.mqueue.msg_max", "10", Pod, Pod, "fs/mqueue/msg_max=10"),
-            ("the host's IPC", "kernel.shmmax", "1", Pod, Node, "refused"),
-            ("own IPC, the host's network", "kernel.shmmax", "1", Node, Pod, "kernel/shmmax=1"),
-            ("the whole kernel's", "kernel.core_pattern", "x", Pod, Pod, "refused"),
-            ("a name that only begins like one", "kernel.shmx", "1", Pod, Pod, "refused"),
-            ("of no namespace", "vm.overcommit_memory", "1", Pod, Pod, "refused"),
-            ("files", "fs.file-max", "1", Pod, Pod, "refused"),
-            ("up", "net/../kernel/core_pattern", "x", Pod, Pod, "refused"),
-            ("up, with dots", "net.//.kernel.core_pattern", "x", Pod, Pod, "refused"),
-            ("no separator", "net", "1", Pod, Pod, "refused"),
-            ("empty part", "net..core", "1", Pod, Pod, "refused"),
-            ("absolute", "/net/core/somaxconn", "1", Pod, Pod, "refused"),
-            (
-                "a second setting in the value",
-                "net.core.somaxconn",
-                "1+kernel.core_pattern=|/x",
-                Pod,
-                Pod,
-                "refused",
-            ),
-            ("a line in the value", "net.core.somaxconn", "1\n2", Pod, Pod, "refused"),
-            ("NUL in the value", "net.core.somaxconn", "1\0", Pod, Pod, "refused"),
-            ("quotes in the value", "net.core.somaxconn", "\"1\"", Pod, Pod, "refused"),
-            ("empty value", "net.core.somaxconn", "", Pod, Pod, "refused"),
-        ];
-        for (case, key, value, network, ipc, want) in cases {
+        for (case, key, value, network, ipc, want) in CASES {
             let got = match sysctls(&pod(key, value, network, ipc)) {
                 Ok(settings) => {
                     let asked = settings

@@ -6,6 +6,8 @@
 mod mounts;
 mod process;
 mod refuse;
+#[cfg(test)]
+mod tests;
 
 pub use process::{exec, exec_with};
 

@@ -15,6 +15,8 @@ mod default;
 mod localhost;
 mod wanted;
 
+#[cfg(test)]
+mod tests;
 pub use compile::compile;
 pub use default::default_profile;
 pub use wanted::localhost_profile;

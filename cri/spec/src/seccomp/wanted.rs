@@ -65,3 +65,77 @@ fn wanted(container: &v1::ContainerConfig) -> Result<Wanted<'_>, SpecError> {
     let old = &context.seccomp_profile_path;
     Wanted::of(context.seccomp.as_ref(), FIELD, old, OLD_FIELD)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Request;
+    use cri_api::runtime::v1::security_profile::ProfileType;
+
+    fn asked(kind: ProfileType, name: &str) -> Option<v1::SecurityProfile> {
+        Some(v1::SecurityProfile { profile_type: kind.into(), localhost_ref: name.into() })
+    }
+
+    #[test]
+    fn which_filter_a_request_gets() {
+        use ProfileType::{Localhost, RuntimeDefault, Unconfined};
+        const FILE: &[u8] = br#"{"defaultAction":"SCMP_ACT_LOG"}"#;
+        let cases: [(&str, Option<v1::SecurityProfile>, &str, Option<&[u8]>, &str); 14] = [
+            ("silent", None, "", None, "none"),
+            ("empty message", asked(RuntimeDefault, ""), "", None, "SCMP_ACT_ERRNO"),
+            ("unconfined", asked(Unconfined, ""), "", None, "none"),
+            ("a file", asked(Localhost, "/p.json"), "", Some(FILE), "SCMP_ACT_LOG /p.json"),
+            ("a file, not read", asked(Localhost, "/p.json"), "", None, "refused /p.json"),
+            ("an empty file", asked(Localhost, "/p.json"), "", Some(b""), "refused /p.json"),
+            ("not JSON", asked(Localhost, "/p.json"), "", Some(b"x"), "refused /p.json"),
+            (
+                "a listener",
+                asked(Localhost, "/p.json"),
+                "",
+                Some(br#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#),
+                "refused /p.json",
+            ),
+            ("no name", asked(Localhost, ""), "", Some(FILE), "refused"),
+            ("a name that does not count", asked(RuntimeDefault, "/p.json"), "", None, "refused"),
+            ("old text", None, "localhost//p.json", Some(FILE), "SCMP_ACT_LOG /p.json"),
+            ("old default", None, "runtime/default", None, "SCMP_ACT_ERRNO"),
+            ("older default", None, "docker/default", None, "SCMP_ACT_ERRNO"),
+            ("old unconfined", None, "unconfined", None, "none"),
+        ];
+        for (case, profile, old, content, want) in cases {
+            let mut request = Request::plain();
+            request.context().seccomp = profile;
+            #[expect(deprecated, reason = "other runtimes still honour it")]
+            request.context().seccomp_profile_path.push_str(old);
+            request.localhost_seccomp = content.map(<[u8]>::to_vec);
+            assert_eq!(text(&request), want, "{case}");
+
+            request.context().privileged = true;
+            assert_eq!(text(&request), "none", "{case}, privileged");
+        }
+    }
+
+    /// The default action, "none" or "refused", and the file that would be read.
+    fn text(request: &Request) -> String {
+        let filter = match profile(&request.input(), &Capabilities::new()) {
+            Ok(Some(profile)) => profile.default_action().to_string(),
+            Ok(None) => "none".to_owned(),
+            Err(_) => "refused".to_owned(),
+        };
+        match localhost_profile(&request.container) {
+            Ok(Some(file)) => format!("{filter} {}", file.display()),
+            Ok(None) | Err(_) => filter,
+        }
+    }
+
+    #[test]
+    fn a_file_must_be_named_absolutely() {
+        let mut request = Request::plain();
+        request.context().seccomp = asked(ProfileType::Localhost, "profiles/p.json");
+        let error = localhost_profile(&request.container).expect_err("relative");
+        assert_eq!(
+            error.to_string(),
+            r#"linux.security_context.seccomp: "profiles/p.json" must be an absolute path of the host"#
+        );
+    }
+}
