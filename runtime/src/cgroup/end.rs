@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long the processes of a cgroup get to stop at the freezer, per attempt.
 const FREEZE: Duration = Duration::from_millis(100);
-/// Attempts to catch all processes of a cgroup that does not freeze.
-const ROUNDS: usize = 50;
+/// How long the processes of a cgroup that does not freeze are chased.
+const CHASE: Duration = Duration::from_secs(2);
 /// How many processes are handled at once: each takes a descriptor meanwhile.
 const BATCH: usize = 128;
 /// v1 tells nobody when a cgroup is frozen, nor when processes end that this PID namespace cannot name.
@@ -59,7 +59,12 @@ pub(super) fn kill(cgroup: &Directory, brake: Brake) -> io::Result<()> {
             result => return result,
         }
     }
-    for _ in 0..ROUNDS {
+    kill_one_by_one(cgroup, brake)
+}
+
+fn kill_one_by_one(cgroup: &Directory, brake: Brake) -> io::Result<()> {
+    let deadline = Instant::now() + CHASE;
+    while Instant::now() < deadline {
         let grip = hold(cgroup, brake)?;
         let ending = signal_all(cgroup);
         let released = release(cgroup, brake);
@@ -321,48 +326,4 @@ fn pause() {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_freezer_tracks_processes_where_there_is_one() {
-        let cases: &[(&str, &[&str], Option<usize>)] = &[
-            ("v2", &["v2"], Some(0)),
-            ("v1", &["blkio", "cpu,cpuacct", "freezer"], Some(2)),
-            ("v1 without freezer", &["cpu", "memory"], Some(0)),
-            ("nothing", &[], None),
-        ];
-        for (name, labels, want) in cases {
-            let labels: Vec<_> = labels.iter().map(|label| Label((*label).to_owned())).collect();
-            assert_eq!(tracking(labels.iter()), *want, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_tree_is_removed_children_first_at_any_depth() {
-        let dir = tempfile::tempdir().unwrap();
-        let top = Directory::open(dir.path()).unwrap();
-        let mut deepest = Directory::open(dir.path()).unwrap();
-        for _ in 0..500 {
-            for name in ["a", "b"] {
-                deepest.make_child(name).unwrap();
-            }
-            deepest = deepest.child("a").unwrap();
-        }
-        drop(deepest);
-        remove_empty(&top, "a").unwrap();
-        assert_eq!(top.children().unwrap(), ["b"]);
-        remove_empty(&top, "a").unwrap();
-    }
-
-    #[test]
-    fn zero_is_no_process() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::File::create_new(dir.path().join("cgroup.procs")).unwrap();
-        let cgroup = Directory::open(dir.path()).unwrap();
-        cgroup.write("cgroup.procs", "0\n17\n-1\nx\n4\n").unwrap();
-        let pids: Vec<_> =
-            cgroup.processes().unwrap().into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
-        assert_eq!(pids, [17, 4]);
-    }
-}
+mod tests;
