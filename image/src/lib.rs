@@ -1,4 +1,19 @@
 //! Images: names, registries, pulls, blobs and layers.
+//!
+//! ```text
+//!   "busybox" ──► reference ──► pull ──► registry          Catalog: which name is which image (pure)
+//!                                │          │
+//!                document: parse strictly   │ bytes        Store: pull, collect, lowers
+//!                                ▼          ▼
+//!                              blobs      layer ──► berth-unpack, confined
+//! ```
+//!
+//! [`Store::pull`] resolves a name, checks manifest and configuration, streams each missing layer through a hash into a
+//! confined worker and commits it under its chain id once both its digests are right. The caller records the [`Image`]
+//! it gets and then drops the [`Lease`]. [`Store::collect`] removes what neither record nor lease holds. A failed or
+//! abandoned pull leaves whole layers, for the next try or the collector, and nothing else.
+//!
+//! Everything an image brings along is untrusted: it is bounded, checked, kept byte for byte, and never acted on.
 
 mod blobs;
 pub mod catalog;

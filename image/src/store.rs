@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use crate::pull::request::{ProgressSender, PullRequest, Pulled};
 use crate::pull::{PullError, Puller, Stores};
 use crate::record::Image;
-use crate::registry::{Client, Patience};
+use crate::registry::{Client, Patience, Trust};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -103,13 +103,15 @@ impl Store {
     /// [`StoreError::Open`] and [`StoreError::Layers`] when its directories cannot be made or read.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let layers = Overlay::open(&config.root, &config.unpack).map_err(StoreError::Layers)?;
-        Self::with_layers(config, Arc::new(layers), Patience::default())
+        let insecure = config.insecure_registries.clone();
+        let client = Client::new(insecure, Patience::default(), Trust::default());
+        Self::with(config, Arc::new(layers), client)
     }
 
-    pub(crate) fn with_layers(
+    fn with(
         config: StoreConfig,
         layers: Arc<dyn Layers>,
-        patience: Patience,
+        client: Client,
     ) -> Result<Self, StoreError> {
         let path = config.root.join("blobs");
         let blobs =
@@ -120,7 +122,6 @@ impl Store {
             layers: Arc::clone(&layers),
             leases: Arc::clone(&leases),
         };
-        let client = Client::new(config.insecure_registries, patience);
         let puller = Arc::new(Puller::new(stores, client, config.limits, config.max_downloads));
         let inner = Inner { puller, blobs, layers, leases, collecting: Mutex::new(()) };
         Ok(Self { inner: Arc::new(inner) })

@@ -5,8 +5,10 @@ use super::auth::Tokens;
 use super::error::RegistryError;
 use reqwest::Url;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -17,16 +19,26 @@ pub(crate) struct Client {
     pub(super) insecure: Vec<String>,
     pub(super) patience: Patience,
     pub(super) tokens: Tokens,
+    trust: Trust,
     /// Made at the first use: reading the system's certificates takes a while, and memory.
     http: OnceCell<Http>,
 }
 
 #[derive(Debug)]
 struct Http {
-    /// For this host: never through a proxy.
+    /// For this host and those whose addresses were given: never through a proxy.
     direct: reqwest::Client,
     /// For the rest: through the proxy of the environment, where one is set.
     outside: reqwest::Client,
+}
+
+/// Whom the client believes beside the system's certificate authorities and name servers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trust {
+    /// Certificate authorities.
+    pub(crate) authorities: Vec<CertificateDer<'static>>,
+    /// Addresses of names.
+    pub(crate) hosts: Vec<(String, SocketAddr)>,
 }
 
 /// How long the client waits, and how often it tries.
@@ -62,6 +74,12 @@ impl Default for Patience {
     }
 }
 
+impl Trust {
+    fn knows(&self, url: &Url) -> bool {
+        self.hosts.iter().any(|(name, _)| url.host_str() == Some(name))
+    }
+}
+
 impl Patience {
     /// The wait after the `failures`th failure: what the registry asked for, else a doubling, jittered one.
     pub(super) fn wait(&self, failures: u32, retry_after: Option<u64>) -> Duration {
@@ -80,8 +98,8 @@ impl Patience {
 
 impl Client {
     /// `insecure`: registries, as their images name them, that are reached over http.
-    pub(crate) fn new(insecure: Vec<String>, patience: Patience) -> Self {
-        Self { insecure, patience, tokens: Tokens::default(), http: OnceCell::new() }
+    pub(crate) fn new(insecure: Vec<String>, patience: Patience, trust: Trust) -> Self {
+        Self { insecure, patience, trust, tokens: Tokens::default(), http: OnceCell::new() }
     }
 
     /// See [`Patience::stall`].
@@ -91,23 +109,26 @@ impl Client {
 
     /// The HTTP client for `url`.
     pub(super) async fn http(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
-        let connect = self.patience.connect;
         let http = self
             .http
             .get_or_try_init(|| async {
-                let made = tokio::task::spawn_blocking(move || Http::new(connect)).await;
+                let (connect, trust) = (self.patience.connect, self.trust.clone());
+                let made = tokio::task::spawn_blocking(move || Http::new(connect, &trust)).await;
                 made.unwrap_or_else(|panic| Err(RegistryError::Client(panic.into())))
             })
             .await?;
-        Ok(if address::is_loopback(url) { &http.direct } else { &http.outside })
+        let is_near = address::is_loopback(url) || self.trust.knows(url);
+        Ok(if is_near { &http.direct } else { &http.outside })
     }
 }
 
 impl Http {
-    fn new(connect: Duration) -> Result<Self, RegistryError> {
-        let tls = tls().map_err(|err| RegistryError::Client(err.into()))?;
+    fn new(connect: Duration, trust: &Trust) -> Result<Self, RegistryError> {
+        let tls = tls(&trust.authorities).map_err(|err| RegistryError::Client(err.into()))?;
         let build = |builder: reqwest::ClientBuilder| {
-            builder
+            let hosts = trust.hosts.iter();
+            hosts
+                .fold(builder, |builder, (name, address)| builder.resolve(name, *address))
                 .tls_backend_preconfigured(tls.clone())
                 .connect_timeout(connect)
                 .pool_idle_timeout(Duration::from_secs(30))
@@ -125,12 +146,15 @@ impl Http {
     }
 }
 
-fn tls() -> Result<ClientConfig, rustls::Error> {
+fn tls(authorities: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
         tracing::warn!(errors = ?found.errors, "no certificate authorities on this system, https will not work");
+    }
+    for authority in authorities {
+        roots.add(authority.clone())?;
     }
     Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?

@@ -18,7 +18,7 @@ mod error;
 mod repository;
 
 pub(crate) use blob::BlobStream;
-pub(crate) use client::{Client, Patience};
+pub(crate) use client::{Client, Patience, Trust};
 pub(crate) use error::Fault;
 pub use error::RegistryError;
 pub(crate) use repository::{Fetched, Repository};

@@ -270,6 +270,14 @@ async fn a_registry_that_is_busy_is_asked_again_but_not_for_ever() {
 }
 
 #[tokio::test]
+async fn endless_headers_are_not_collected() {
+    let headers =
+        (0..10_000).fold(Reply::status(200), |reply, n| reply.header(&format!("x-{n}"), "y"));
+    let registry = Registry::start(Shelf::default(), move |_, _| Some(headers.clone())).await;
+    assert_eq!(Bed::new().fault(&name(registry.address)).await, PullFault::Unavailable);
+}
+
+#[tokio::test]
 async fn an_address_without_a_registry_is_unavailable() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -28,10 +28,10 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        Self::with(Limits::default())
+        Self::trusting(Trust::default())
     }
 
-    fn with(limits: Limits) -> Self {
+    fn trusting(trust: Trust) -> Self {
         let root = tempfile::tempdir().unwrap();
         let layers = Arc::<FakeLayers>::default();
         let config = StoreConfig {
@@ -39,7 +39,7 @@ impl Bed {
             unpack: PathBuf::new(),
             insecure_registries: Vec::new(),
             max_downloads: 3,
-            limits,
+            limits: Limits::default(),
         };
         let patience = Patience {
             connect: Duration::from_secs(2),
@@ -49,8 +49,8 @@ impl Bed {
             tries: 3,
             resumes: 5,
         };
-        let store =
-            Store::with_layers(config, Arc::clone(&layers) as Arc<dyn Layers>, patience).unwrap();
+        let client = Client::new(Vec::new(), patience, trust);
+        let store = Store::with(config, Arc::clone(&layers) as Arc<dyn Layers>, client).unwrap();
         Self { store, layers, _root: root }
     }
 
