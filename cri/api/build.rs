@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let with_comments = compiler.file_descriptor_set();
 
     let mut prost = tonic_prost_build::Config::new();
-    prost.btree_map(["."]).skip_debug([SECRETS]);
+    prost.btree_map(["."]).skip_debug([SECRETS]).enable_type_names();
     tonic_prost_build::configure()
         .generate_default_stubs(true)
         .compile_fds_with_config(with_comments, prost)?;

@@ -1,0 +1,8 @@
+//! One file for each group of commands: flags, calls, output.
+
+pub(crate) mod containers;
+pub(crate) mod exec;
+pub(crate) mod images;
+pub(crate) mod logs;
+pub(crate) mod node;
+pub(crate) mod pods;
