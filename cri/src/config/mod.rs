@@ -1,0 +1,199 @@
+//! The configuration: one file, one struct per section, every key with a default.
+//!
+//! `default.toml` beside this file is what `berthd config default` prints, and a test holds it equal to the defaults
+//! below, so the documentation of a key is the documented file itself.
+
+use serde::Deserialize;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The commented default configuration.
+pub(crate) const DEFAULT: &str = include_str!("default.toml");
+
+/// Where the configuration is looked for when no `--config` says otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/berth/config.toml";
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) root: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) socket_gid: u32,
+    pub(crate) monitor: PathBuf,
+    pub(crate) unpack: PathBuf,
+    pub(crate) log: Log,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) network: Network,
+    pub(crate) image: Image,
+    pub(crate) container: Container,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) level: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cgroup {
+    pub(crate) parent: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Network {
+    pub(crate) bridge: String,
+    pub(crate) subnet: String,
+    pub(crate) table: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Image {
+    pub(crate) max_downloads: usize,
+    pub(crate) insecure_registries: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Container {
+    pub(crate) shm_size_mib: u64,
+    pub(crate) exec_drain_ms: u64,
+    pub(crate) unprivileged_ports: bool,
+    pub(crate) unprivileged_icmp: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/berth".into(),
+            state: "/run/berth".into(),
+            socket: "/run/berth/berth.sock".into(),
+            socket_gid: 0,
+            monitor: PathBuf::new(),
+            unpack: PathBuf::new(),
+            log: Log::default(),
+            cgroup: Cgroup::default(),
+            network: Network::default(),
+            image: Image::default(),
+            container: Container::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into() }
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self { parent: "/berth".into() }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { bridge: "berth0".into(), subnet: "10.88.0.0/16".into(), table: "berth".into() }
+    }
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self { max_downloads: 4, insecure_registries: Vec::new() }
+    }
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self {
+            shm_size_mib: 64,
+            exec_drain_ms: 1000,
+            unprivileged_ports: true,
+            unprivileged_icmp: true,
+        }
+    }
+}
+
+/// Why there is no configuration to start with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("read configuration {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// The text below names line and key.
+    #[error("configuration {}", path.display())]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("configuration: {key} must be an absolute path, got {}", value.display())]
+    Relative { key: &'static str, value: PathBuf },
+    #[error("find berthd's own program, to look for {name} beside it")]
+    Beside { name: &'static str, source: io::Error },
+}
+
+impl Config {
+    /// Reads the file at `path`, or [`DEFAULT_PATH`] where it is not given and exists.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (path, required) = match path {
+            Some(path) => (path, true),
+            None => (Path::new(DEFAULT_PATH), false),
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Parse {
+                path: path.to_owned(),
+                source: Box::new(source),
+            }),
+            Err(err) if err.kind() == io::ErrorKind::NotFound && !required => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Refuses what no later step could make sense of, and fills in the programs beside our own.
+    pub(crate) fn checked(mut self) -> Result<Self, ConfigError> {
+        for (key, value) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)]
+        {
+            if !value.is_absolute() {
+                return Err(ConfigError::Relative { key, value: value.clone() });
+            }
+        }
+        for (name, program) in
+            [("berth-monitor", &mut self.monitor), ("berth-unpack", &mut self.unpack)]
+        {
+            if program.as_os_str().is_empty() {
+                let own = std::env::current_exe()
+                    .map_err(|source| ConfigError::Beside { name, source })?;
+                *program = own.with_file_name(name);
+            }
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let documented: Config = toml::from_str(DEFAULT).unwrap();
+        assert_eq!(documented, Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        sys::durable::replace(&path, b"[network]\nbridge = \"b\"\nsubnett = \"x\"\n", 0o600)
+            .unwrap();
+        let err = Config::load(Some(&path)).unwrap_err();
+        let text = std::error::Error::source(&err).unwrap().to_string();
+        assert!(text.contains("line 3") && text.contains("subnett"), "{text}");
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let err = Config::load(Some(Path::new("/nonexistent/config.toml"))).unwrap_err();
+        assert!(matches!(err, ConfigError::Read { .. }));
+    }
+}

@@ -1,0 +1,299 @@
+//! CreateContainer.
+
+use super::{
+    Container, ContainerError, Containers, Detail, Identity, Record, State, identity, rootfs,
+    signal,
+};
+use crate::flight::Boarding;
+use crate::host::{blocking, device, now_ns};
+use crate::images::Hold;
+use crate::sandbox::{Sandbox, files, is_host, log_directory, namespace_options};
+use cri_api::runtime::v1::{
+    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, Signal,
+};
+use cri_spec::{HostDevice, ImageDefaults, Input, NamespacePins};
+use oci_spec::runtime::Spec;
+use prost::Message;
+use runtime::id::ContainerId;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use sys::Undo;
+
+/// The most of a seccomp profile that is read.
+const MOST_PROFILE_BYTES: u64 = 1 << 20;
+
+impl Containers {
+    /// Makes the container that the request describes. A request like one still at work joins it.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: CreateContainerRequest,
+    ) -> Result<ContainerId, Arc<ContainerError>> {
+        let sandbox =
+            self.sandboxes.resolve(&request.pod_sandbox_id).map_err(|err| Arc::new(err.into()))?;
+        let metadata = request.config.as_ref().and_then(|config| config.metadata.clone());
+        let metadata = metadata.ok_or_else(|| invalid("metadata is missing"))?;
+        let identity = Identity {
+            pod: sandbox.id.clone(),
+            name: metadata.name.clone(),
+            attempt: metadata.attempt,
+        };
+        let bytes = request.encode_to_vec();
+        let this = Arc::clone(self);
+        let work = {
+            let identity = identity.clone();
+            move || async move {
+                let guard = Arc::clone(&sandbox.lock).lock_owned().await;
+                blocking(move || {
+                    let made = this.create_now(&sandbox, &identity, request);
+                    drop(guard);
+                    made
+                })
+                .await
+                .map_err(Arc::new)
+            }
+        };
+        match self.flights.join(identity, bytes, work).await {
+            Boarding::Landed(result) => result,
+            Boarding::Taken => Err(Arc::new(ContainerError::Exists(metadata.name))),
+            Boarding::Lost => Err(Arc::new(ContainerError::Lost(metadata.name))),
+        }
+    }
+
+    /// A removed container's name is free again, also for a result that nobody took.
+    pub(super) fn forget_flight(&self, container: &Container) {
+        if let Some(metadata) = &container.config.metadata {
+            self.flights.forget(&Identity {
+                pod: container.pod().clone(),
+                name: metadata.name.clone(),
+                attempt: metadata.attempt,
+            });
+        }
+    }
+
+    fn create_now(
+        &self,
+        sandbox: &Sandbox,
+        identity: &Identity,
+        request: CreateContainerRequest,
+    ) -> Result<ContainerId, ContainerError> {
+        if !sandbox.is_ready() {
+            return Err(ContainerError::PodNotReady(sandbox.id.clone()));
+        }
+        let same = self.of_pod(&sandbox.id).into_iter().find(|container| container.is(identity));
+        if let Some(same) = same {
+            return Err(ContainerError::Exists(format!(
+                "{} (attempt {}, id {})",
+                identity.name, identity.attempt, same.id
+            )));
+        }
+        let config = request.config.unwrap_or_default();
+        let log = log_path(sandbox, &config)?;
+        let stop_signal = stop_signal(&config);
+        let (image, _hold) = self.image(&config)?;
+        let lowers = || {
+            self.images
+                .lowers(&image)
+                .map_err(|source| ContainerError::Layers { image: image.id.clone(), source })
+        };
+        let context = security_context(&config);
+        let user = identity::resolve(&context, &image.config.user, lowers()?)?;
+        make_missing_sources(&config)?;
+
+        let id = ContainerId::generate();
+        let cgroup = format!("{}/{id}", sandbox.detail().cgroup.trim_end_matches('/'));
+        let spec = self.spec(&Parts {
+            sandbox,
+            config: &config,
+            image: &image,
+            user: &user,
+            cgroup: &cgroup,
+        })?;
+        // Also refuses what no plan could be made of, now rather than at the start.
+        cri_spec::launch(&spec, &self.host.facts)?;
+
+        let detail = Detail {
+            pod: sandbox.id.clone(),
+            created_at: now_ns(),
+            stop_signal: stop_signal
+                .or_else(|| {
+                    image.config.stop_signal.clone().filter(|s| signal::number(s).is_some())
+                })
+                .unwrap_or_else(|| signal::DEFAULT.to_owned()),
+            image: (*image).clone(),
+            cgroup,
+            log,
+            spec,
+            state: State::Created,
+        };
+        self.acquire(Record { id, detail, config }, &lowers()?)
+    }
+
+    fn acquire(&self, record: Record, lowers: &[OwnedFd]) -> Result<ContainerId, ContainerError> {
+        let id = record.id.clone();
+        let mut undo = Undo::default();
+        let dir = self.host.paths.container(&id);
+        rootfs::create(&dir, lowers).map_err(|source| ContainerError::Files {
+            step: "create writable layer",
+            path: dir.clone(),
+            source,
+        })?;
+        undo.push("remove writable layer", move || super::remove::remove_tree(&dir));
+        self.host
+            .records
+            .put_container(&record)
+            .map_err(|source| ContainerError::Record { container: id.clone(), source })?;
+        self.table.insert(id.as_str(), Arc::new(Container::new(record)));
+        undo.commit();
+        Ok(id)
+    }
+
+    fn image(&self, config: &ContainerConfig) -> Result<(Arc<image::Image>, Hold), ContainerError> {
+        let name = config.image.as_ref().map_or("", |image| image.image.as_str());
+        if name.is_empty() {
+            return Err(ContainerError::Invalid("image.image is missing".into()));
+        }
+        self.images.hold(name)?.ok_or_else(|| ContainerError::NoImage(name.to_owned()))
+    }
+
+    fn spec(&self, of: &Parts<'_>) -> Result<Spec, ContainerError> {
+        let Parts { sandbox, config, image, user, cgroup } = *of;
+        let options = namespace_options(&sandbox.config);
+        let run = self.host.paths.pod_run(&sandbox.id);
+        let pin = |own: bool, kind: sys::pin::Kind| own.then(|| run.join(kind.name()));
+        let own_network = !is_host(options.network);
+        let namespaces = NamespacePins {
+            net: pin(own_network, sys::pin::Kind::Network),
+            ipc: pin(!is_host(options.ipc), sys::pin::Kind::Ipc),
+            uts: pin(own_network, sys::pin::Kind::Uts),
+        };
+        let profile = match cri_spec::localhost_profile(config)? {
+            Some(path) => Some(read_profile(Path::new(&path))?),
+            None => None,
+        };
+        Ok(cri_spec::container(&Input {
+            pod: &sandbox.config,
+            container: config,
+            image: &defaults(&image.config),
+            identity: user,
+            files: &files::paths(&self.host.paths.pod_files(&sandbox.id)),
+            namespaces: &namespaces,
+            cgroup,
+            devices: &devices(config)?,
+            localhost_seccomp: profile.as_deref(),
+            host: &self.host.facts,
+        })?)
+    }
+}
+
+/// What a container is made of.
+struct Parts<'a> {
+    sandbox: &'a Sandbox,
+    config: &'a ContainerConfig,
+    image: &'a image::Image,
+    user: &'a cri_spec::Identity,
+    cgroup: &'a str,
+}
+
+fn defaults(config: &image::Config) -> ImageDefaults {
+    ImageDefaults {
+        env: config.env.clone(),
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        working_dir: config.working_dir.clone(),
+        volumes: config.volumes.clone(),
+    }
+}
+
+pub(super) fn security_context(config: &ContainerConfig) -> LinuxContainerSecurityContext {
+    config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default()
+}
+
+/// The log file below the pod's log directory; nothing where one of the two is not named.
+fn log_path(sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<String>, ContainerError> {
+    if config.log_path.is_empty() || sandbox.config.log_directory.is_empty() {
+        return Ok(None);
+    }
+    log_directory::check(&config.log_path).map_err(ContainerError::LogPath)?;
+    Ok(Some(config.log_path.clone()))
+}
+
+fn stop_signal(config: &ContainerConfig) -> Option<String> {
+    let asked = config.stop_signal();
+    let name = asked.as_str_name();
+    (asked != Signal::RuntimeDefault && signal::number(name).is_some()).then(|| name.to_owned())
+}
+
+/// A volume whose source is not there becomes an empty directory, as with other runtimes.
+fn make_missing_sources(config: &ContainerConfig) -> Result<(), ContainerError> {
+    for mount in config.mounts.iter().filter(|mount| mount.image.is_none()) {
+        let path = Path::new(&mount.host_path);
+        if !path.is_absolute() {
+            continue; // refused by the translation, which names the field
+        }
+        match std::fs::metadata(path) {
+            Ok(_) => {}
+            Err(err) if err.kind() == io::ErrorKind::NotFound => make_source(path)?,
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(ContainerError::Files { step: "look at volume", path, source });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn make_source(path: &Path) -> Result<(), ContainerError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| {
+        ContainerError::Files { step: "create volume", path: path.to_owned(), source }
+    })
+}
+
+/// What is behind the host paths that the request's devices name.
+fn devices(config: &ContainerConfig) -> Result<Vec<HostDevice>, ContainerError> {
+    let mut found = Vec::new();
+    for asked in &config.devices {
+        let path = Path::new(&asked.host_path);
+        let failed = |source| ContainerError::Files {
+            step: "look at device",
+            path: path.to_owned(),
+            source,
+        };
+        if std::fs::metadata(path).map_err(failed)?.is_dir() {
+            for entry in std::fs::read_dir(path).map_err(failed)? {
+                let entry = entry.map_err(failed)?.path();
+                found.extend(device(&entry, &entry.to_string_lossy()));
+            }
+        } else {
+            found.extend(device(path, &asked.host_path));
+        }
+    }
+    Ok(found)
+}
+
+fn read_profile(path: &Path) -> Result<Vec<u8>, ContainerError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let failed = |source| ContainerError::Files {
+        step: "read seccomp profile",
+        path: path.to_owned(),
+        source,
+    };
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)
+        .map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_PROFILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MOST_PROFILE_BYTES {
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "more than 1 MiB")));
+    }
+    Ok(bytes)
+}
+
+fn invalid(what: &str) -> Arc<ContainerError> {
+    Arc::new(ContainerError::Invalid(what.to_owned()))
+}

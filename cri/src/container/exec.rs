@@ -1,0 +1,170 @@
+//! ExecSync: a command in a running container, its output and its exit code.
+//!
+//! The pipes lead straight from the command to this daemon; the monitor only starts and watches it. Dropping the exec,
+//! which is also what a client's hanging up comes to, makes the monitor kill all of it.
+
+use super::{Container, ContainerError, Containers};
+use crate::host::blocking;
+use runtime::monitor::{Exec, ExecError, ExecRequest};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// The most of each output that is kept (`ExecSyncResponse` in the CRI); the rest is read and dropped.
+const MOST_OUTPUT: usize = 16 << 20;
+
+/// Both outputs together must fit into one gRPC message of 16 MiB, with some room for its other fields.
+const MOST_TOGETHER: usize = MOST_OUTPUT - (64 << 10);
+
+/// What to run.
+#[derive(Debug)]
+pub(crate) struct ExecSync {
+    pub(crate) command: Vec<String>,
+    /// Nothing waits for ever.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct ExecOutput {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) code: i32,
+}
+
+/// An exec that has been started.
+struct Session {
+    exec: Exec,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Containers {
+    /// Runs a command in a running container and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// [`ContainerError::ExecTimeout`] when the time is up: everything that the command started is killed by then.
+    pub(crate) async fn exec_sync(
+        self: &Arc<Self>,
+        id: &str,
+        exec: ExecSync,
+    ) -> Result<ExecOutput, ContainerError> {
+        let container = self.resolve(id)?;
+        if !container.state().is_running() {
+            return Err(container.wrong_state("running"));
+        }
+        let deadline = exec.timeout.map(|timeout| Instant::now() + timeout);
+        let drain = Duration::from_millis(self.host.config.container.exec_drain_ms);
+        let this = Arc::clone(self);
+        let of = Arc::clone(&container);
+        let session = blocking(move || this.begin(&of, &exec.command)).await?;
+        let step = |step| {
+            let container = container.id.clone();
+            move |source| ContainerError::ExecIo { container, step, source }
+        };
+        let finished = session.finish(drain);
+        match deadline {
+            None => finished.await.map_err(step("read output")),
+            Some(deadline) => match timeout_at(deadline, finished).await {
+                Ok(output) => output.map_err(step("read output")),
+                Err(_) => Err(ContainerError::ExecTimeout {
+                    container: container.id.clone(),
+                    seconds: exec.timeout.map_or(0, |t| i64::try_from(t.as_secs()).unwrap_or(0)),
+                }),
+            },
+        }
+    }
+
+    fn begin(&self, container: &Container, command: &[String]) -> Result<Session, ContainerError> {
+        let process = cri_spec::exec(container.spec(), command, false)?;
+        let monitor = self.monitor_of(container).ok_or_else(|| container.wrong_state("running"))?;
+        let pipe = || {
+            pipe_with(PipeFlags::CLOEXEC).map_err(|err| ContainerError::ExecIo {
+                container: container.id.clone(),
+                step: "make pipes",
+                source: err.into(),
+            })
+        };
+        let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+        let request = ExecRequest { process: &process, stdin: None, stdout: out, stderr: err };
+        let exec = monitor.exec(&container.id, request).map_err(|err| match err {
+            ExecError::NotRunning => container.wrong_state("running"),
+            ExecError::Refused { step, message } => ContainerError::Exec {
+                container: container.id.clone(),
+                message: format!("{step}: {message}"),
+            },
+            ExecError::Monitor(source) => {
+                ContainerError::Monitor { container: container.id.clone(), source }
+            }
+        })?;
+        Ok(Session { exec, stdout, stderr })
+    }
+}
+
+impl Session {
+    /// Reads both outputs until the command has ended and they are at their end, or `drain` after it.
+    async fn finish(self, drain: Duration) -> io::Result<ExecOutput> {
+        let Self { exec, stdout, stderr } = self;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = {
+            let outputs = async {
+                tokio::try_join!(read(stdout, &mut out), read(stderr, &mut err)).map(drop)
+            };
+            tokio::pin!(outputs);
+            let ended = ended(&exec);
+            tokio::pin!(ended);
+            tokio::select! {
+                done = &mut outputs => {
+                    done?;
+                    ended.await?
+                }
+                code = &mut ended => {
+                    // A child of the command may hold the outputs open for as long as it likes.
+                    match timeout(drain, &mut outputs).await {
+                        Ok(done) => done?,
+                        Err(_) => tracing::debug!("exec has ended and its output is held open"),
+                    }
+                    code?
+                }
+            }
+        };
+        err.truncate(MOST_TOGETHER.saturating_sub(out.len().min(MOST_TOGETHER)));
+        Ok(ExecOutput { stdout: out, stderr: err, code })
+    }
+}
+
+#[allow(
+    deprecated,
+    reason = "what makes it unsound is a descriptor that changes; an OwnedFd's does not"
+)]
+async fn ended(exec: &Exec) -> io::Result<i32> {
+    let readiness = AsyncFd::new(exec.wait_readiness().as_fd().try_clone_to_owned()?)?;
+    loop {
+        let mut ready = readiness.readable().await?;
+        match exec.ended() {
+            Ok(Some(code)) => return Ok(code),
+            Ok(None) => ready.clear_ready(),
+            Err(err) => return Err(io::Error::other(err)),
+        }
+    }
+}
+
+async fn read(pipe: OwnedFd, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut pipe = Receiver::from_owned_fd(pipe)?;
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        let count = pipe.read(&mut chunk).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        let room = MOST_TOGETHER.saturating_sub(into.len());
+        into.extend_from_slice(&chunk[..count.min(room)]);
+    }
+}

@@ -1,0 +1,259 @@
+//! Containers: made of an image and a request, started by their pod's monitor, watched until they are removed.
+//!
+//! ```text
+//!   create:  refuse ─▶ user ─▶ spec ─▶ plan (all pure but the user) ─▶ directories ─▶ record
+//!   start:   root, namespaces, volumes, log, cgroup opened ─▶ one request to the monitor ─▶ record
+//!   exit:    the monitor records it ─▶ event ─▶ record ─▶ cgroup removed
+//! ```
+//!
+//! A created container holds nothing in the kernel. So between create and start there is nothing that could be lost.
+
+mod accounts;
+mod create;
+pub(crate) mod events;
+mod exec;
+mod identity;
+mod remove;
+mod rootfs;
+mod signal;
+mod start;
+mod state;
+pub(crate) mod status;
+mod stop;
+
+use crate::flight::Flights;
+use crate::host::Host;
+use crate::images::Images;
+use crate::sandbox::{LogPathError, SandboxError, Sandboxes};
+use crate::store::StoreError;
+use crate::table::{Ambiguous, Table};
+use cri_api::runtime::v1::ContainerConfig;
+use oci_spec::runtime::Spec;
+use runtime::cgroup::BadCgroupPath;
+use runtime::id::{ContainerId, PodId};
+use runtime::monitor::MonitorError;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub(crate) use exec::ExecSync;
+pub(crate) use identity::IdentityError;
+pub(crate) use remove::remove_tree;
+pub(crate) use state::{Event, Exited, Reason, State};
+
+/// What of a container is recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) id: ContainerId,
+    pub(crate) detail: Detail,
+    pub(crate) config: ContainerConfig,
+}
+
+/// The part of a container's record that is ours rather than the client's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Detail {
+    pub(crate) pod: PodId,
+    /// Nanoseconds since the epoch.
+    pub(crate) created_at: i64,
+    pub(crate) image: image::Image,
+    /// The cgroup, a path below the root of each hierarchy.
+    pub(crate) cgroup: String,
+    /// The signal that asks it to end, by its name.
+    pub(crate) stop_signal: String,
+    /// The log file, below the pod's log directory.
+    pub(crate) log: Option<String>,
+    pub(crate) spec: Spec,
+    pub(crate) state: State,
+}
+
+/// A container in memory.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    pub(crate) config: ContainerConfig,
+    /// Everything but the state, which is below.
+    made: Detail,
+    state: watch::Sender<State>,
+    /// When everything in the container is killed, once a stop has been asked for.
+    kill_at: watch::Sender<Option<Instant>>,
+    /// Held while the state is written, so that an older one never follows a newer one to the disk.
+    recording: Mutex<()>,
+}
+
+/// What makes two requests for a container the same container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    pod: PodId,
+    name: String,
+    attempt: u32,
+}
+
+/// All containers of the node.
+#[derive(Debug)]
+pub(crate) struct Containers {
+    host: Arc<Host>,
+    sandboxes: Arc<Sandboxes>,
+    images: Arc<Images>,
+    pub(crate) table: Table<Container>,
+    flights: Arc<Flights<Identity, Result<ContainerId, Arc<ContainerError>>>>,
+}
+
+/// Why something could not be done with a container.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ContainerError {
+    #[error("container {0} not found")]
+    NotFound(String),
+    #[error(transparent)]
+    Ambiguous(#[from] Ambiguous),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("container config: {0}")]
+    Invalid(String),
+    #[error("container config")]
+    Spec(#[from] cri_spec::SpecError),
+    #[error("container config: log_path")]
+    LogPath(#[source] LogPathError),
+    #[error("container {0} exists already")]
+    Exists(String),
+    #[error("create container {0}: the operation ended without a result")]
+    Lost(String),
+    #[error("pod {0} is not ready")]
+    PodNotReady(PodId),
+    #[error("image {0:?} is not here; pull it first")]
+    NoImage(String),
+    #[error(transparent)]
+    AmbiguousImage(#[from] image::Ambiguous),
+    #[error("user of container")]
+    Identity(#[from] IdentityError),
+    #[error("layers of image {image}")]
+    Layers { image: image::Digest, source: image::layer::LayerError },
+    #[error("{step} {}", path.display())]
+    Files { step: &'static str, path: PathBuf, source: io::Error },
+    #[error("root of container {container}: {step}")]
+    Root { container: ContainerId, step: &'static str, source: io::Error },
+    #[error("container {container} is {state}, not {wanted}")]
+    WrongState { container: ContainerId, state: &'static str, wanted: &'static str },
+    #[error("log of container {container}")]
+    Log { container: ContainerId, source: LogPathError },
+    #[error("cgroup of container {container}")]
+    Cgroup { container: ContainerId, source: runtime::cgroup::CgroupError },
+    #[error("cgroup of container {container}")]
+    CgroupPath { container: ContainerId, source: BadCgroupPath },
+    /// The cause is in the text, because it is also the message in the container's status.
+    #[error("start container {container}: {message}")]
+    Start { container: ContainerId, message: String },
+    #[error("container {container}: monitor")]
+    Monitor { container: ContainerId, source: MonitorError },
+    #[error("exec in container {container}: {message}")]
+    Exec { container: ContainerId, message: String },
+    #[error("exec in container {container} did not end within {seconds} s and was killed")]
+    ExecTimeout { container: ContainerId, seconds: i64 },
+    #[error("exec in container {container}: {step}")]
+    ExecIo { container: ContainerId, step: &'static str, source: io::Error },
+    #[error("container {container} did not end after SIGKILL")]
+    StillRunning { container: ContainerId },
+    #[error("record container {container}")]
+    Record { container: ContainerId, source: StoreError },
+}
+
+impl Container {
+    pub(crate) fn new(record: Record) -> Self {
+        let state = watch::Sender::new(record.detail.state.clone());
+        Self {
+            id: record.id,
+            config: record.config,
+            made: record.detail,
+            state,
+            kill_at: watch::Sender::new(None),
+            recording: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn pod(&self) -> &PodId {
+        &self.made.pod
+    }
+
+    pub(crate) fn image(&self) -> &image::Image {
+        &self.made.image
+    }
+
+    pub(crate) fn cgroup(&self) -> &str {
+        &self.made.cgroup
+    }
+
+    pub(crate) fn spec(&self) -> &Spec {
+        &self.made.spec
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Follows the state; the first value is the present one.
+    pub(crate) fn follow(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    fn is(&self, identity: &Identity) -> bool {
+        self.config.metadata.as_ref().is_some_and(|metadata| {
+            self.made.pod == identity.pod
+                && metadata.name == identity.name
+                && metadata.attempt == identity.attempt
+        })
+    }
+
+    fn wrong_state(&self, wanted: &'static str) -> ContainerError {
+        let (state, _) = self.state().columns();
+        ContainerError::WrongState { container: self.id.clone(), state, wanted }
+    }
+}
+
+impl Containers {
+    pub(crate) fn new(host: Arc<Host>, sandboxes: Arc<Sandboxes>, images: Arc<Images>) -> Self {
+        Self { host, sandboxes, images, table: Table::default(), flights: Arc::default() }
+    }
+
+    /// The container that a client means by a full or shortened id.
+    pub(crate) fn resolve(&self, id: &str) -> Result<Arc<Container>, ContainerError> {
+        self.table
+            .resolve("container", id)?
+            .ok_or_else(|| ContainerError::NotFound(id.chars().take(64).collect()))
+    }
+
+    pub(crate) fn of_pod(&self, pod: &PodId) -> Vec<Arc<Container>> {
+        self.table.list().into_iter().filter(|container| container.pod() == pod).collect()
+    }
+
+    /// Moves a container on: in memory at once, because it has happened, and on disk.
+    ///
+    /// # Errors
+    ///
+    /// The record could not be written. Memory is right all the same, and after a restart the monitor's record is.
+    fn apply(&self, container: &Container, event: Event) -> Result<(), ContainerError> {
+        if self.advance(container, event) { self.write(container) } else { Ok(()) }
+    }
+
+    /// The part of [`Self::apply`] that cannot fail; says whether anything changed.
+    pub(crate) fn advance(&self, container: &Container, event: Event) -> bool {
+        container.state.send_if_modified(|state| match state.after(event) {
+            Some(next) => {
+                *state = next;
+                true
+            }
+            None => false,
+        })
+    }
+
+    fn write(&self, container: &Container) -> Result<(), ContainerError> {
+        let _recording = container.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let detail = Detail { state: container.state(), ..container.made.clone() };
+        let record = Record { id: container.id.clone(), config: container.config.clone(), detail };
+        self.host
+            .records
+            .put_container(&record)
+            .map_err(|source| ContainerError::Record { container: container.id.clone(), source })
+    }
+}

@@ -1,0 +1,107 @@
+//! A container's root file system: an overlay that is mounted detached and never shows in the host's mount table.
+//!
+//! Layers are named by descriptor (`/proc/self/fd/N`), so no path is resolved twice. The writable layer is mounted
+//! `volatile`: its unmount does not flush the disk, which costs other runtimes seconds (it need not survive a power loss,
+//! because a container does not). `redirect_dir` and `metacopy` are off: they make the kernel follow attributes that are
+//! part of the layers' content.
+
+use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+/// The directories of a container's writable layer.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+
+/// The merged view of `lowers` (topmost first) without a writable layer, to look into; nothing where there are none.
+///
+/// One layer is its own merged view.
+pub(super) fn read_only(mut lowers: Vec<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match lowers.len() {
+        0 => Ok(None),
+        1 => Ok(lowers.pop()),
+        _ => mount(&lowers, None).map(Some),
+    }
+}
+
+/// Makes the writable layer of a container at `dir`. Its root has owner and mode of the image's root.
+pub(super) fn create(dir: &Path, lowers: &[OwnedFd]) -> io::Result<()> {
+    let private = Mode::from_raw_mode(0o700);
+    fs::mkdir(dir, private)?;
+    fs::mkdir(dir.join(WORK), private)?;
+    fs::mkdir(dir.join(UPPER), private)?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let upper = fs::openat(CWD, dir.join(UPPER), flags, Mode::empty())?;
+    let mode = match lowers.first() {
+        Some(top) => {
+            let like = fs::statat(top, "", AtFlags::EMPTY_PATH)?;
+            let (uid, gid) = (fs::Uid::from_raw(like.st_uid), fs::Gid::from_raw(like.st_gid));
+            fs::fchown(&upper, Some(uid), Some(gid))?;
+            Mode::from_raw_mode(like.st_mode & 0o7777)
+        }
+        None => Mode::from_raw_mode(0o755),
+    };
+    Ok(fs::fchmod(&upper, mode)?)
+}
+
+/// Mounts the root of a container, detached.
+pub(super) fn writable(dir: &Path, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let upper = fs::openat(CWD, dir.join(UPPER), flags, Mode::empty())?;
+    let work = fs::openat(CWD, dir.join(WORK), flags, Mode::empty())?;
+    if lowers.is_empty() {
+        // An overlay needs a lower layer; an image without layers gets an empty one.
+        let empty = dir.join("empty");
+        match fs::mkdir(&empty, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(err) => return Err(err.into()),
+        }
+        let lower = fs::openat(CWD, &empty, flags, Mode::empty())?;
+        return mount(&[lower], Some((&upper, &work)));
+    }
+    mount(lowers, Some((&upper, &work)))
+}
+
+fn mount(lowers: &[OwnedFd], writable: Option<(&OwnedFd, &OwnedFd)>) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value);
+    set("source", "berth")?;
+    lower_layers(context.as_fd(), lowers)?;
+    if let Some((upper, work)) = writable {
+        set("upperdir", &by_descriptor(upper))?;
+        set("workdir", &by_descriptor(work))?;
+        fsconfig_set_flag(context.as_fd(), "volatile")?;
+        set("index", "off")?;
+    }
+    set("redirect_dir", "nofollow")?;
+    set("metacopy", "off")?;
+    set("xino", "auto")?;
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// Names the layers, each in an option of its own where the kernel has that (Linux 6.5). Older kernels take them in one,
+/// which the mount API bounds to 255 bytes.
+fn lower_layers(context: std::os::fd::BorrowedFd<'_>, lowers: &[OwnedFd]) -> io::Result<()> {
+    for (at, lower) in lowers.iter().enumerate() {
+        match fsconfig_set_string(context, "lowerdir+", by_descriptor(lower)) {
+            Ok(()) => {}
+            Err(Errno::INVAL) if at == 0 => {
+                let all: Vec<_> = lowers.iter().map(by_descriptor).collect();
+                return Ok(fsconfig_set_string(context, "lowerdir", all.join(":"))?);
+            }
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Ok(())
+}
+
+fn by_descriptor(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

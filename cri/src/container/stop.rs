@@ -1,0 +1,118 @@
+//! StopContainer: ask, wait, kill. Whoever hangs up changes nothing of it.
+
+use super::{Container, ContainerError, Containers, signal};
+use crate::host::blocking;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long the kernel may take to end what was killed. Only a process that hangs in the kernel takes longer.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Containers {
+    /// As [`Self::stop`], for a container that a client names. One that is not there is stopped.
+    pub(crate) async fn stop_named(
+        self: &Arc<Self>,
+        id: &str,
+        grace: Duration,
+    ) -> Result<(), ContainerError> {
+        match self.resolve(id) {
+            Ok(container) => self.stop(container, grace).await,
+            Err(ContainerError::NotFound(_)) => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Ends a container within `grace`: its stop signal first, SIGKILL to everything in it after. On return it has
+    /// exited. One that does not run is left as it is.
+    ///
+    /// A second stop sends no second signal, and may only make the time shorter.
+    pub(crate) async fn stop(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+        grace: Duration,
+    ) -> Result<(), ContainerError> {
+        if !container.state().is_running() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + grace;
+        let mut first = false;
+        container.kill_at.send_if_modified(|kill_at| {
+            first = kill_at.is_none();
+            let sooner = kill_at.is_none_or(|present| deadline < present);
+            if sooner {
+                *kill_at = Some(deadline);
+            }
+            sooner
+        });
+        if first {
+            if !grace.is_zero() {
+                self.signal(&container).await?;
+            }
+            // The kill is nobody's call: it happens also when every caller has gone.
+            tokio::spawn(Arc::clone(self).kill_in_time(Arc::clone(&container)));
+        }
+        let mut state = container.follow();
+        let patience = deadline + KILL_PATIENCE;
+        match timeout_at(patience, state.wait_for(|state| !state.is_running())).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ContainerError::StillRunning { container: container.id.clone() }),
+        }
+    }
+
+    async fn signal(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), ContainerError> {
+        let (this, container) = (Arc::clone(self), Arc::clone(container));
+        let number = signal::number(&container.made.stop_signal).unwrap_or(15);
+        blocking(move || match this.monitor_of(&container) {
+            Some(monitor) => monitor.signal(&container.id, number).map_err(|source| {
+                ContainerError::Monitor { container: container.id.clone(), source }
+            }),
+            // Without its monitor nobody can signal it; the kill below goes by the cgroup.
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// Waits until the container ends or its time is up, whatever that time becomes meanwhile.
+    async fn kill_in_time(self: Arc<Self>, container: Arc<Container>) {
+        let mut state = container.follow();
+        let mut kill_at = container.kill_at.subscribe();
+        loop {
+            let Some(deadline) = *kill_at.borrow_and_update() else { return };
+            tokio::select! {
+                _ = state.wait_for(|state| !state.is_running()) => return,
+                changed = kill_at.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        let killed = blocking(move || {
+            let result = self.kill_now(&container);
+            (container, result)
+        });
+        if let (container, Err(err)) = killed.await {
+            tracing::warn!(container = ?container.id, err = crate::chain::chain(&err), "kill");
+            // The next stop tries again.
+            container.kill_at.send_replace(None);
+        }
+    }
+
+    /// SIGKILL to everything in the container, by its monitor or, where that has gone, by its cgroup.
+    fn kill_now(&self, container: &Container) -> Result<(), ContainerError> {
+        let id = || container.id.clone();
+        if let Some(monitor) = self.monitor_of(container) {
+            return monitor
+                .kill(&container.id)
+                .map_err(|source| ContainerError::Monitor { container: id(), source });
+        }
+        let path = self.cgroup_path(container)?;
+        let failed = |source| ContainerError::Cgroup { container: id(), source };
+        match self.host.cgroups.open(&path).map_err(failed)? {
+            Some(cgroup) => cgroup.kill().map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn monitor_of(&self, container: &Container) -> Option<runtime::monitor::Monitor> {
+        self.sandboxes.table.get(container.pod().as_str())?.monitor()
+    }
+}

@@ -1,0 +1,210 @@
+//! The composition root: opens the machine, recovers, serves, ends.
+
+use crate::config::Config;
+use crate::container::Containers;
+use crate::host::{self, Host, Paths};
+use crate::images::Images;
+use crate::node::Node;
+use crate::sandbox::Sandboxes;
+use crate::service::Service;
+use crate::store::{Records, StoreError};
+use cri_api::berth::v1::berth_server::BerthServer;
+use cri_api::runtime::v1::image_service_server::ImageServiceServer;
+use cri_api::runtime::v1::runtime_service_server::RuntimeServiceServer;
+use image::{Store, StoreConfig};
+use netns::{Bridge, BridgeConfig};
+use runtime::cgroup::Cgroups;
+use runtime::monitor::MonitorBinary;
+use runtime::watch::Watch;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+
+/// The most that a client may send in one message, as kubelet's own limit.
+const MOST_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    #[error("create directory {}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("lock {}", path.display())]
+    Lock { path: PathBuf, source: io::Error },
+    #[error("another berthd uses {}", .0.display())]
+    Running(PathBuf),
+    #[error("cgroups")]
+    Cgroups(#[from] runtime::cgroup::CgroupError),
+    #[error("configuration: cgroup.parent")]
+    CgroupParent(#[from] runtime::cgroup::BadCgroupPath),
+    #[error("configuration: network.subnet")]
+    Subnet(#[from] netns::BadSubnet),
+    #[error("network")]
+    Network(#[from] netns::NetworkError),
+    #[error("monitor")]
+    Monitor(#[from] runtime::monitor::MonitorError),
+    #[error("watch monitors")]
+    Watch(#[source] io::Error),
+    #[error("images")]
+    Images(#[from] image::StoreError),
+    #[error("records")]
+    Records(#[from] StoreError),
+    #[error("look at the machine")]
+    Facts(#[source] io::Error),
+    #[error("listen on {}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("wait for signals")]
+    Signals(#[source] io::Error),
+    #[error("serve")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs the daemon until it is told to end. Pods run on.
+pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
+    // Before anything is made: what is ours is nobody else's to read.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let paths = Paths { root: config.root.clone(), state: config.state.clone() };
+    for dir in
+        [config.root.clone(), config.state.clone(), paths.runs(), paths.pods(), paths.containers()]
+    {
+        private_directory(&dir)?;
+    }
+    // Held until the process ends.
+    let _locks = [lock(&config.root)?, lock(&config.state)?];
+    let socket = config.socket.clone();
+    let gid = config.socket_gid;
+    let node = host::blocking(move || open(config, paths)).await?;
+    let listener = listen(&socket, gid)?;
+    tracing::info!(socket = %socket.display(), "serving");
+
+    let service = Service::new(node);
+    let limit = MOST_MESSAGE_BYTES;
+    let serving = tonic::transport::Server::builder()
+        .add_service(
+            RuntimeServiceServer::new(service.clone())
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+        .add_service(
+            ImageServiceServer::new(service.clone())
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+        .add_service(BerthServer::new(service))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ended()?);
+    serving.await?;
+    // Only ours: a daemon started meanwhile has put its own there. The lock above says there is none.
+    std::fs::remove_file(&socket).ok();
+    Ok(())
+}
+
+/// Resolves when the daemon is told to end.
+fn ended() -> Result<impl Future<Output = ()>, DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending; pods run on");
+    })
+}
+
+/// Opens everything and takes over what an earlier daemon left.
+fn open(config: Config, paths: Paths) -> Result<Arc<Node>, DaemonError> {
+    let cgroups = Cgroups::detect()?;
+    // Refused here rather than at the first pod.
+    let _: runtime::cgroup::CgroupPath = config.cgroup.parent.parse()?;
+    let records = Arc::new(Records::open(&paths.database())?);
+    let network = Bridge::open(BridgeConfig {
+        name: config.network.bridge.clone(),
+        subnet: config.network.subnet.parse()?,
+        mtu: None,
+        table: config.network.table.clone(),
+    })?;
+    let store = Store::open(StoreConfig {
+        root: config.root.clone(),
+        unpack: config.unpack.clone(),
+        insecure_registries: config.image.insecure_registries.clone(),
+        max_downloads: config.image.max_downloads,
+        limits: image::Limits::default(),
+    })?;
+    let later: Arc<OnceLock<Weak<Node>>> = Arc::default();
+    let watch = watch(Arc::clone(&later))?;
+    let facts = host::facts(&cgroups).map_err(DaemonError::Facts)?;
+    let host = Arc::new(Host {
+        paths,
+        records: Arc::clone(&records),
+        cgroups,
+        network: Arc::new(network),
+        monitor: MonitorBinary::load(&config.monitor)?,
+        watch,
+        facts,
+        boot: host::boot_id().map_err(DaemonError::Facts)?,
+        config,
+    });
+    let images = Arc::new(Images::new(store, records));
+    let sandboxes = Arc::new(Sandboxes::new(Arc::clone(&host)));
+    let containers =
+        Arc::new(Containers::new(Arc::clone(&host), Arc::clone(&sandboxes), Arc::clone(&images)));
+    let node = Arc::new(Node { host, sandboxes, containers, images });
+    // What happens from here on is heard; what happened before, recovery asks for.
+    later.set(Arc::downgrade(&node)).ok();
+    node.recover()?;
+    Ok(node)
+}
+
+/// The watch is a part of the node that it reports to; so it gets to know the node once there is one.
+fn watch(node: Arc<OnceLock<Weak<Node>>>) -> Result<Watch, DaemonError> {
+    let runtime = tokio::runtime::Handle::current();
+    Watch::new(move |event| {
+        if let Some(node) = node.get().and_then(Weak::upgrade) {
+            node.heard(event, &runtime);
+        }
+    })
+    .map_err(DaemonError::Watch)
+}
+
+fn private_directory(path: &Path) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::Directory { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    // One that was there already may be open to others.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+/// Two daemons on one directory would take each other's pods for leavings.
+fn lock(dir: &Path) -> Result<OwnedFd, DaemonError> {
+    let path = dir.join("lock");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(CWD, &path, flags, Mode::from_raw_mode(0o600))
+        .map_err(|err| DaemonError::Lock { path: path.clone(), source: err.into() })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::Running(dir.to_owned())),
+        Err(err) => Err(DaemonError::Lock { path, source: err.into() }),
+    }
+}
+
+fn listen(path: &Path, gid: u32) -> Result<UnixListener, DaemonError> {
+    let failed = |source| DaemonError::Listen { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(failed(err)),
+        Ok(()) | Err(_) => {}
+    }
+    // The umask leaves it to root alone until the line that opens it to the group.
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let gid = Some(rustix::fs::Gid::from_raw(gid));
+    rustix::fs::chownat(CWD, path, None, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|err| failed(err.into()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}

@@ -1,0 +1,177 @@
+//! The node's images: the catalogue in memory, its records, and the store behind them.
+//!
+//! An image is recorded only when its content is on disk, and listed only when it is recorded.
+
+use crate::chain::chain;
+use crate::host::blocking;
+use crate::store::{Records, StoreError};
+use image::{Ambiguous, Catalog, Digest, Image, ProgressSender, PullError, PullRequest, Store};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// All images of the node.
+#[derive(Debug)]
+pub(crate) struct Images {
+    store: Store,
+    records: Arc<Records>,
+    catalog: Mutex<Catalog>,
+    /// Held while records and catalogue change together.
+    changing: Mutex<()>,
+    /// Images that something is being made of, listed or not.
+    held: Arc<Mutex<Vec<Arc<Image>>>>,
+}
+
+/// Keeps the content of an image from being collected until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    image: Arc<Image>,
+    held: Arc<Mutex<Vec<Arc<Image>>>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = held.iter().position(|image| Arc::ptr_eq(image, &self.image)) {
+            held.swap_remove(at);
+        }
+    }
+}
+
+/// Why something could not be done with an image.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImageError {
+    #[error("image reference {0:?} is missing or none")]
+    NoReference(String),
+    #[error(transparent)]
+    Reference(#[from] image::BadReference),
+    #[error(transparent)]
+    Ambiguous(#[from] Ambiguous),
+    #[error("pull image {reference}")]
+    Pull { reference: String, source: PullError },
+    #[error("record image")]
+    Record(#[from] StoreError),
+    #[error("collect unused content")]
+    Collect(#[from] image::StoreError),
+}
+
+impl Images {
+    pub(crate) fn new(store: Store, records: Arc<Records>) -> Self {
+        Self {
+            store,
+            records,
+            catalog: Mutex::default(),
+            changing: Mutex::default(),
+            held: Arc::default(),
+        }
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the recorded images over, but those whose content is not whole: they are forgotten, and the next pull
+    /// brings them again.
+    pub(crate) fn recover(&self) -> Result<(), StoreError> {
+        for record in self.records.images()? {
+            match record {
+                Ok(image) if self.store.is_complete(&image) => {
+                    self.catalog().insert(image);
+                }
+                Ok(image) => {
+                    tracing::warn!(image = %image.id, "content is missing; forgotten");
+                    self.records.delete_image(&image.id.to_string())?;
+                }
+                Err(broken) => tracing::error!(err = chain(&broken), "skipped"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Pulls an image and records it; on return it is listed.
+    pub(crate) async fn pull(
+        self: &Arc<Self>,
+        request: PullRequest,
+        progress: ProgressSender,
+    ) -> Result<Digest, ImageError> {
+        let reference = request.reference.to_string();
+        let pulled = self
+            .store
+            .pull(request, progress)
+            .await
+            .map_err(|source| ImageError::Pull { reference, source })?;
+        let this = Arc::clone(self);
+        blocking(move || {
+            let id = pulled.image.id.clone();
+            this.add(pulled.image)?;
+            drop(pulled.lease);
+            Ok(id)
+        })
+        .await
+    }
+
+    fn add(&self, image: Image) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.catalog().clone();
+        for changed in next.insert(image) {
+            self.records.put_image(&changed)?;
+        }
+        *self.catalog() = next;
+        Ok(())
+    }
+
+    /// Takes an image off the list with all its names; says whether there was one.
+    pub(crate) fn remove(&self, name: &str) -> Result<bool, ImageError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(image) = self.resolve(name)? else { return Ok(false) };
+        self.records.delete_image(&image.id.to_string())?;
+        self.catalog().remove(&image.id);
+        Ok(true)
+    }
+
+    pub(crate) fn resolve(&self, name: &str) -> Result<Option<Arc<Image>>, Ambiguous> {
+        self.catalog().resolve(name)
+    }
+
+    /// As [`Self::resolve`], and keeps the content from being collected until the hold is dropped.
+    pub(crate) fn hold(&self, name: &str) -> Result<Option<(Arc<Image>, Hold)>, Ambiguous> {
+        // Under this lock no removal lies between the look-up and the hold.
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(image) = self.resolve(name)? else { return Ok(None) };
+        let held = Arc::clone(&self.held);
+        held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&image));
+        Ok(Some((Arc::clone(&image), Hold { image, held })))
+    }
+
+    pub(crate) fn is_listed(&self, id: &Digest) -> bool {
+        self.catalog().list().iter().any(|image| image.id == *id)
+    }
+
+    pub(crate) fn list(&self) -> Vec<Arc<Image>> {
+        self.catalog().list()
+    }
+
+    /// The layers of an image, topmost first.
+    pub(crate) fn lowers(&self, image: &Image) -> Result<Vec<OwnedFd>, image::layer::LayerError> {
+        self.store.lowers(image)
+    }
+
+    /// Bytes and inodes of all layers, from counters.
+    pub(crate) fn usage(&self) -> image::layer::Usage {
+        self.store.usage()
+    }
+
+    /// Frees what neither a listed image nor one of `used` needs.
+    pub(crate) fn collect(
+        &self,
+        used: impl FnOnce() -> Vec<Image>,
+    ) -> Result<(), image::StoreError> {
+        // In the order in which an image moves from one to the next, so that none slips through.
+        let keep = || {
+            let mut keep = self.list();
+            keep.extend(self.held.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+            keep.extend(used().into_iter().map(Arc::new));
+            keep
+        };
+        self.store.collect(keep).map(drop)
+    }
+}

@@ -1,0 +1,139 @@
+//! The node: pods and their containers together, and what happens to both.
+
+use crate::chain::chain;
+use crate::container::{ContainerError, Containers};
+use crate::host::{Host, blocking};
+use crate::images::Images;
+use crate::sandbox::{Sandbox, SandboxError, Sandboxes};
+use runtime::id::PodId;
+use runtime::watch::Event;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that the services offer.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) host: Arc<Host>,
+    pub(crate) sandboxes: Arc<Sandboxes>,
+    pub(crate) containers: Arc<Containers>,
+    pub(crate) images: Arc<Images>,
+}
+
+impl Node {
+    /// Stops a pod: its containers at once, then what the kernel holds for it. One that is not there is stopped.
+    pub(crate) async fn stop_pod(&self, id: &str) -> Result<(), ContainerError> {
+        let Some(sandbox) = self.known(id)? else { return Ok(()) };
+        let guard = Arc::clone(&sandbox.lock).lock_owned().await;
+        let stopped = self.stop_locked(&sandbox).await;
+        drop(guard);
+        stopped
+    }
+
+    /// Stops a pod, removes its containers and forgets it. One that is not there is removed.
+    pub(crate) async fn remove_pod(&self, id: &str) -> Result<(), ContainerError> {
+        let Some(sandbox) = self.known(id)? else { return Ok(()) };
+        let guard = Arc::clone(&sandbox.lock).lock_owned().await;
+        let removed = self.remove_locked(&sandbox).await;
+        drop(guard);
+        removed
+    }
+
+    async fn remove_locked(&self, sandbox: &Arc<Sandbox>) -> Result<(), ContainerError> {
+        self.stop_locked(sandbox).await?;
+        for container in self.containers.of_pod(&sandbox.id) {
+            self.containers.remove_locked(container).await?;
+        }
+        let (sandboxes, sandbox) = (Arc::clone(&self.sandboxes), Arc::clone(sandbox));
+        Ok(blocking(move || sandboxes.remove(&sandbox)).await?)
+    }
+
+    async fn stop_locked(&self, sandbox: &Arc<Sandbox>) -> Result<(), ContainerError> {
+        let containers = self.containers.of_pod(&sandbox.id);
+        // All at once: the pod takes as long as its slowest container, not as all of them.
+        let mut stops = tokio::task::JoinSet::new();
+        for container in containers {
+            let all = Arc::clone(&self.containers);
+            stops.spawn(async move { all.stop(container, Duration::ZERO).await });
+        }
+        let mut first = Ok(());
+        while let Some(stopped) = stops.join_next().await {
+            let stopped = stopped.unwrap_or_else(|err| std::panic::resume_unwind(err.into_panic()));
+            if first.is_ok() {
+                first = stopped;
+            }
+        }
+        first?;
+        let (sandboxes, containers) = (Arc::clone(&self.sandboxes), Arc::clone(&self.containers));
+        let sandbox = Arc::clone(sandbox);
+        blocking(move || {
+            // Their ends have been seen; their cgroups lie below the pod's, which goes next.
+            for container in containers.of_pod(&sandbox.id) {
+                if container.state().is_exited() {
+                    containers.settle(&container);
+                }
+            }
+            Ok(sandboxes.stop(&sandbox)?)
+        })
+        .await
+    }
+
+    fn known(&self, id: &str) -> Result<Option<Arc<Sandbox>>, ContainerError> {
+        match self.sandboxes.resolve(id) {
+            Ok(sandbox) => Ok(Some(sandbox)),
+            Err(SandboxError::NotFound(_)) => Ok(None),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Takes an image off the list and frees what only it needed.
+    pub(crate) async fn remove_image(
+        self: &Arc<Self>,
+        name: String,
+    ) -> Result<(), crate::images::ImageError> {
+        let this = Arc::clone(self);
+        blocking(move || {
+            if this.images.remove(&name)? {
+                this.containers.collect();
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What a monitor told. Called on the thread that watches them all, so whatever takes time goes elsewhere.
+    pub(crate) fn heard(self: &Arc<Self>, event: Event, runtime: &tokio::runtime::Handle) {
+        match event {
+            Event::Exited { container, exit, .. } => {
+                let Some(container) = self.containers.table.get(container.as_str()) else { return };
+                self.containers.ended(&container, &exit);
+                let containers = Arc::clone(&self.containers);
+                runtime.spawn_blocking(move || containers.settle(&container));
+            }
+            Event::MonitorGone { pod } => {
+                let this = Arc::clone(self);
+                runtime.spawn(async move { this.monitor_gone(&pod).await });
+            }
+        }
+    }
+
+    /// A monitor that ended without being told to: its pod can hold nothing any more.
+    async fn monitor_gone(self: Arc<Self>, pod: &PodId) {
+        let Some(sandbox) = self.sandboxes.table.get(pod.as_str()) else { return };
+        let _guard = Arc::clone(&sandbox.lock).lock_owned().await;
+        if sandbox.monitor().is_none() {
+            return; // stopped meanwhile
+        }
+        tracing::error!(?pod, "monitor is gone; the pod is not ready any more");
+        blocking(move || self.abandon(&sandbox, "the pod's monitor is gone")).await;
+    }
+
+    /// Marks a pod without a monitor as not ready and ends what it was the parent of.
+    pub(crate) fn abandon(&self, sandbox: &Sandbox, why: &str) {
+        if let Err(err) = self.sandboxes.mark_not_ready(sandbox) {
+            tracing::error!(pod = ?sandbox.id, err = chain(&err), "record pod");
+        }
+        for container in self.containers.of_pod(&sandbox.id) {
+            self.containers.orphaned(&container, why);
+        }
+    }
+}

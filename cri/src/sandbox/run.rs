@@ -1,0 +1,415 @@
+//! RunPodSandbox.
+
+use super::{
+    Detail, Record, Sandbox, SandboxError, Sandboxes, SetupError, State, files, is_host,
+    log_directory, namespace_options,
+};
+use crate::flight::Boarding;
+use crate::host::{Host, blocking, now_ns};
+use cri_api::runtime::v1::{PodSandboxConfig, Protocol, RunPodSandboxRequest};
+use netns::{Checked, NetworkWish, PortMapping};
+use prost::Message;
+use runtime::id::PodId;
+use runtime::monitor::{Monitor, Setup};
+use rustix::fs::{CWD, Mode, OFlags};
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use sys::Undo;
+use sys::pin::{self, Kind};
+
+/// What makes two requests for a pod the same pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    namespace: String,
+    name: String,
+    uid: String,
+    attempt: u32,
+}
+
+impl Identity {
+    pub(crate) fn of(config: &PodSandboxConfig) -> Option<Self> {
+        let metadata = config.metadata.clone()?;
+        Some(Self {
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            attempt: metadata.attempt,
+        })
+    }
+}
+
+/// Everything about a request that can be refused, settled before anything is made.
+struct Wish {
+    config: PodSandboxConfig,
+    handler: String,
+    kinds: Vec<Kind>,
+    network: Option<Checked>,
+    sysctls: Vec<(String, String)>,
+    hostname: String,
+    cgroup: runtime::cgroup::CgroupPath,
+    owns_cgroup: bool,
+}
+
+impl Sandboxes {
+    /// Makes the pod that the request describes. A request like one still at work joins it.
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        request: RunPodSandboxRequest,
+    ) -> Result<PodId, Arc<SandboxError>> {
+        let config = request.config.as_ref().ok_or_else(|| invalid("config is missing"))?;
+        let identity =
+            Identity::of(config).ok_or_else(|| Arc::new(invalid("metadata is missing")))?;
+        let name = format!("{}/{}", identity.namespace, identity.name);
+        let bytes = request.encode_to_vec();
+        let this = Arc::clone(self);
+        let work = {
+            let identity = identity.clone();
+            move || async move {
+                blocking(move || this.run_now(&identity, request)).await.map_err(Arc::new)
+            }
+        };
+        match self.flights.join(identity, bytes, work).await {
+            Boarding::Landed(result) => result,
+            Boarding::Taken => Err(Arc::new(SandboxError::Exists(name))),
+            Boarding::Lost => Err(Arc::new(SandboxError::Lost(name))),
+        }
+    }
+
+    /// A removed pod's name is free again, also for a result that nobody took.
+    pub(super) fn forget_flight(&self, config: &PodSandboxConfig) {
+        if let Some(identity) = Identity::of(config) {
+            self.flights.forget(&identity);
+        }
+    }
+
+    fn run_now(
+        &self,
+        identity: &Identity,
+        request: RunPodSandboxRequest,
+    ) -> Result<PodId, SandboxError> {
+        let taken =
+            |sandbox: &Arc<Sandbox>| Identity::of(&sandbox.config).as_ref() == Some(identity);
+        if let Some(same) = self.table.list().iter().find(|sandbox| taken(sandbox)) {
+            return Err(SandboxError::Exists(format!(
+                "{}/{} (attempt {}, id {})",
+                identity.namespace, identity.name, identity.attempt, same.id
+            )));
+        }
+        let id = PodId::generate();
+        let wish = self.check(&id, request)?;
+        self.build(id, wish)
+    }
+
+    fn check(&self, id: &PodId, request: RunPodSandboxRequest) -> Result<Wish, SandboxError> {
+        let mut config = request.config.unwrap_or_default();
+        let metadata = config.metadata.clone().unwrap_or_default();
+        for (field, value) in [("name", &metadata.name), ("namespace", &metadata.namespace)] {
+            if value.contains(['/', '\0']) || value.len() > 253 {
+                return Err(invalid(&format!("metadata.{field} is not a name: {value:?}")));
+            }
+        }
+        if metadata.name.is_empty() {
+            return Err(invalid("metadata.name is missing"));
+        }
+        if !request.runtime_handler.is_empty() {
+            return Err(invalid(&format!("unknown runtime handler {:?}", request.runtime_handler)));
+        }
+        let options = namespace_options(&config);
+        if options.userns_options.as_ref().is_some_and(|userns| !is_host(userns.mode)) {
+            return Err(SandboxError::Unsupported("a user namespace of the pod".into()));
+        }
+        let sysctls = self.sysctls(&config)?;
+        let network = if is_host(options.network) {
+            None
+        } else {
+            let wish = NetworkWish { owner: id.to_string(), ports: ports(&config)? };
+            let failed = |source| SandboxError::Network { pod: id.clone(), source };
+            Some(self.host.network.check(&wish).map_err(failed)?)
+        };
+        let mut kinds = Vec::new();
+        if network.is_some() {
+            kinds.extend([Kind::Network, Kind::Uts]);
+        }
+        if !is_host(options.ipc) {
+            kinds.push(Kind::Ipc);
+        }
+        let (cgroup, owns_cgroup) = self.pod_cgroup(id, &config)?;
+        let hostname = hostname(&mut config)?;
+        Ok(Wish {
+            config,
+            handler: request.runtime_handler,
+            kinds,
+            network,
+            sysctls,
+            hostname,
+            cgroup,
+            owns_cgroup,
+        })
+    }
+
+    fn sysctls(&self, config: &PodSandboxConfig) -> Result<Vec<(String, String)>, SandboxError> {
+        let asked = cri_spec::sysctls(config)?;
+        let mut all = Vec::new();
+        if !is_host(namespace_options(config).network) {
+            let wanted = &self.host.config.container;
+            if wanted.unprivileged_ports {
+                all.push(("net.ipv4.ip_unprivileged_port_start".into(), "0".into()));
+            }
+            if wanted.unprivileged_icmp {
+                all.push(("net.ipv4.ping_group_range".into(), "0 2147483647".into()));
+            }
+        }
+        // What the pod asks for comes last and so wins.
+        all.extend(asked);
+        Ok(all)
+    }
+
+    fn pod_cgroup(
+        &self,
+        id: &PodId,
+        config: &PodSandboxConfig,
+    ) -> Result<(runtime::cgroup::CgroupPath, bool), SandboxError> {
+        let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
+        let own = parent.is_empty();
+        let path = if own {
+            format!("{}/{id}", self.host.config.cgroup.parent.trim_end_matches('/'))
+        } else if parent.ends_with(".slice") && !parent.contains('/') {
+            slice_path(parent)
+        } else {
+            parent.to_owned()
+        };
+        Ok((path.parse().map_err(SandboxError::CgroupParent)?, own))
+    }
+
+    fn build(&self, id: PodId, wish: Wish) -> Result<PodId, SandboxError> {
+        let host = &self.host;
+        let mut undo = Undo::default();
+        for dir in [host.paths.pod_run(&id), host.paths.pod_files(&id)] {
+            make_directory(&dir)?;
+            undo.push("remove directory of pod", move || remove_directory(&dir));
+        }
+        let logs = &wish.config.log_directory;
+        if !logs.is_empty() {
+            log_directory::create(Path::new(logs))
+                .map_err(|source| SandboxError::Log { pod: id.clone(), source })?;
+        }
+
+        let run = host.paths.pod_run(&id);
+        pin::create(&run, &wish.kinds, || inside(&wish))
+            .map_err(|source| SandboxError::Namespaces { pod: id.clone(), source })?;
+        undo.push("unpin namespaces", move || pin::remove(&run));
+
+        let (network, monitor) = self.attach_and_supervise(&id, wish.network, &mut undo)?;
+        let address = network.as_ref().and_then(|attached| attached.addresses.first());
+        files::write(&host.paths.pod_files(&id), &wish.config, &wish.hostname, address.copied())?;
+
+        // The containers' cgroups go below this one. Kubelet's own is there already and is not ours to remove.
+        if wish.owns_cgroup {
+            let failed = |source| SandboxError::Cgroup { pod: id.clone(), source };
+            host.cgroups.create(&wish.cgroup, &Default::default()).map_err(failed)?;
+            let (host, cgroup) = (Arc::clone(host), wish.cgroup.clone());
+            undo.push("remove cgroup of pod", move || host.cgroups.remove(&cgroup));
+        }
+
+        let record = Record {
+            id: id.clone(),
+            config: wish.config,
+            detail: Detail {
+                state: State::Ready,
+                boot: host.boot.clone(),
+                created_at: now_ns(),
+                handler: wish.handler,
+                network,
+                cgroup: wish.cgroup.to_string(),
+                owns_cgroup: wish.owns_cgroup,
+            },
+        };
+        let failed = |source| SandboxError::Record { pod: id.clone(), source };
+        host.records.put_pod(&record).map_err(failed)?;
+        self.table.insert(id.as_str(), Arc::new(Sandbox::new(record, Some(monitor.clone()))));
+        undo.commit();
+        // From here on the pod is known, so that a death of its monitor finds it.
+        host.watch
+            .add(&monitor)
+            .map_err(|source| SandboxError::Monitor { pod: id.clone(), source })?;
+        Ok(id)
+    }
+
+    /// Connects the pod's network and starts its monitor, each while the other works.
+    fn attach_and_supervise(
+        &self,
+        id: &PodId,
+        network: Option<Checked>,
+        undo: &mut Undo,
+    ) -> Result<(Option<netns::Attached>, Monitor), SandboxError> {
+        let host = &self.host;
+        let run = host.paths.pod_run(id);
+        let setup = Setup { shm_bytes: host.config.container.shm_size_mib << 20 };
+        let (monitor, attached) = std::thread::scope(|scope| {
+            let monitor = scope.spawn(|| Monitor::spawn(&host.monitor, id, &run, &setup));
+            let attached = network.map(|plan| attach(host, id, &run, plan)).transpose();
+            let monitor = monitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (monitor, attached)
+        });
+        if let Ok(monitor) = &monitor {
+            let monitor = monitor.clone();
+            undo.push("end monitor", move || monitor.shutdown());
+        }
+        let attached = attached?;
+        if let Some(attached) = attached.clone() {
+            let host = Arc::clone(host);
+            undo.push("detach network", move || host.network.detach(&attached));
+        }
+        let monitor =
+            monitor.map_err(|source| SandboxError::Monitor { pod: id.clone(), source })?;
+        Ok((attached, monitor))
+    }
+}
+
+fn attach(
+    host: &Host,
+    id: &PodId,
+    run: &Path,
+    plan: Checked,
+) -> Result<netns::Attached, SandboxError> {
+    let netns = pin::open(run, Kind::Network)
+        .and_then(|pinned| pinned.ok_or(io::ErrorKind::NotFound.into()))
+        .map_err(|source| SandboxError::OpenNamespaces { pod: id.clone(), source })?;
+    host.network
+        .attach(std::os::fd::AsFd::as_fd(&netns), plan)
+        .map_err(|source| SandboxError::Network { pod: id.clone(), source })
+}
+
+/// The work inside the pod's new namespaces.
+fn inside(wish: &Wish) -> Result<(), SetupError> {
+    if wish.kinds.contains(&Kind::Uts) {
+        rustix::system::sethostname(wish.hostname.as_bytes())
+            .map_err(|err| SetupError::Hostname(wish.hostname.clone(), err.into()))?;
+    }
+    if wish.kinds.contains(&Kind::Network) {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let own = rustix::fs::openat(CWD, "/proc/thread-self/ns/net", flags, Mode::empty())
+            .map_err(|err| SetupError::Open(err.into()))?;
+        netns::loopback_up(std::os::fd::AsFd::as_fd(&own)).map_err(SetupError::Loopback)?;
+    }
+    for (key, value) in &wish.sysctls {
+        set_sysctl(key, value).map_err(|source| SetupError::Sysctl {
+            key: key.clone(),
+            value: value.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// The key is one of those that `cri_spec::sysctls` lets through, so it cannot name anything but a sysctl.
+fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
+    let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
+fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, SandboxError> {
+    let port = |what: &str, number: i32| {
+        u16::try_from(number).map_err(|_| invalid(&format!("{what} {number} is no port")))
+    };
+    let mut all = Vec::new();
+    for mapping in config.port_mappings.iter().filter(|mapping| mapping.host_port != 0) {
+        let protocol = match mapping.protocol() {
+            Protocol::Tcp => netns::Protocol::Tcp,
+            Protocol::Udp => netns::Protocol::Udp,
+            Protocol::Sctp => netns::Protocol::Sctp,
+        };
+        let host_ip = match mapping.host_ip.as_str() {
+            "" => None,
+            text => Some(
+                text.parse::<IpAddr>()
+                    .map_err(|_| invalid(&format!("host_ip {text:?} is no address")))?,
+            ),
+        };
+        all.push(PortMapping {
+            protocol,
+            host_ip,
+            host_port: port("host_port", mapping.host_port)?,
+            container_port: port("container_port", mapping.container_port)?,
+        });
+    }
+    Ok(all)
+}
+
+/// The host name of the pod: its own, or the node's where it names none. It ends up in files, so it must be one.
+fn hostname(config: &mut PodSandboxConfig) -> Result<String, SandboxError> {
+    if config.hostname.is_empty() {
+        let node = rustix::system::uname();
+        return Ok(node.nodename().to_string_lossy().into_owned());
+    }
+    let fits = config.hostname.len() <= 64
+        && config
+            .hostname
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    if fits {
+        Ok(config.hostname.clone())
+    } else {
+        Err(invalid(&format!("hostname {:?} is no host name", config.hostname)))
+    }
+}
+
+/// The directory of a systemd slice: each dash is one level (`systemd.slice(5)`).
+fn slice_path(slice: &str) -> String {
+    let stem = slice.trim_end_matches(".slice");
+    let mut path = String::new();
+    for (at, _) in stem.match_indices('-').chain([(stem.len(), "")]) {
+        path.push('/');
+        path.push_str(&stem[..at]);
+        path.push_str(".slice");
+    }
+    path
+}
+
+pub(super) fn make_directory(path: &Path) -> Result<(), SandboxError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
+        SandboxError::Files { step: "create directory", path: path.to_owned(), source }
+    })
+}
+
+/// Removes a directory of ours with the files of ours in it. No container ever writes below it.
+pub(super) fn remove_directory(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn invalid(what: &str) -> SandboxError {
+    SandboxError::Invalid(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_becomes_a_path_of_slices() {
+        let cases = [
+            ("one level", "kubepods.slice", "/kubepods.slice"),
+            ("two levels", "kubepods-pod1_2.slice", "/kubepods.slice/kubepods-pod1_2.slice"),
+        ];
+        for (name, slice, want) in cases {
+            assert_eq!(slice_path(slice), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn host_names_that_are_none_are_refused() {
+        for bad in ["a b", "a\nb", "a:b", "a/b"] {
+            let mut config = PodSandboxConfig { hostname: bad.into(), ..Default::default() };
+            assert!(hostname(&mut config).is_err(), "{bad:?}");
+        }
+    }
+}

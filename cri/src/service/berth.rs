@@ -1,0 +1,118 @@
+//! Our own service beside CRI: what a command line needs and CRI lacks.
+
+use super::Service;
+use super::image::pull_request;
+use crate::container::State;
+use crate::images::ImageError;
+use cri_api::berth::v1::berth_server::Berth;
+use cri_api::berth::v1::{
+    LayerProgress, PullImageRequest, PullProgress, WaitContainerRequest, WaitContainerResponse,
+    layer_progress,
+};
+use image::{Digest, LayerState, Progress};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+/// Progress is told no oftener than this; the last word is always told.
+const PACE: Duration = Duration::from_millis(100);
+
+#[tonic::async_trait]
+impl Berth for Service {
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<BoxStream<PullProgress>>, Status> {
+        let request = request.into_inner();
+        let pull = pull_request(&request.image, request.auth)?;
+        let (progress, following) = watch::channel(Progress::default());
+        let images = Arc::clone(&self.node.images);
+        // Goes on without us: a client that hangs up does not cut the pull off.
+        let pulling = tokio::spawn(async move { images.pull(pull, progress).await });
+        let (to_client, stream) = mpsc::channel(4);
+        tokio::spawn(tell(pulling, following, to_client));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn wait_container(
+        &self,
+        request: Request<WaitContainerRequest>,
+    ) -> Result<Response<WaitContainerResponse>, Status> {
+        let resolved = self.node.containers.resolve(&request.get_ref().container_id);
+        let container = resolved.map_err(|err| Status::from(&err))?;
+        let mut state = container.follow();
+        let ended = state
+            .wait_for(State::is_exited)
+            .await
+            .map_err(|_| Status::not_found("the container was removed"))?;
+        let State::Exited(exited) = &*ended else {
+            return Err(Status::internal("an ended container has not exited"));
+        };
+        Ok(Response::new(WaitContainerResponse {
+            exit_code: exited.code,
+            reason: exited.reason.as_str().to_owned(),
+            message: exited.message.clone(),
+            finished_at: exited.finished_at,
+        }))
+    }
+}
+
+/// Tells the client how far the pull is until it has ended.
+async fn tell(
+    mut pulling: JoinHandle<Result<Digest, ImageError>>,
+    mut following: watch::Receiver<Progress>,
+    to_client: mpsc::Sender<Result<PullProgress, Status>>,
+) {
+    let result = loop {
+        tokio::select! {
+            result = &mut pulling => break result,
+            Ok(()) = following.changed() => {
+                let now = message(&following.borrow_and_update(), String::new());
+                if to_client.send(Ok(now)).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    result = &mut pulling => break result,
+                    () = tokio::time::sleep(PACE) => {}
+                }
+            }
+        }
+    };
+    let last = match result {
+        Ok(Ok(id)) => Ok(message(&following.borrow(), id.to_string())),
+        Ok(Err(err)) => Err(Status::from(&err)),
+        Err(panic) => Err(Status::internal(panic.to_string())),
+    };
+    // Nobody has to be there to hear it.
+    to_client.send(last).await.ok();
+}
+
+fn message(progress: &Progress, image_ref: String) -> PullProgress {
+    PullProgress {
+        resolved: progress.resolved.clone().unwrap_or_default(),
+        layers: progress
+            .layers
+            .iter()
+            .map(|layer| LayerProgress {
+                digest: layer.digest.clone(),
+                done: layer.done,
+                total: layer.total,
+                state: state(layer.state) as i32,
+            })
+            .collect(),
+        image_ref,
+    }
+}
+
+fn state(state: LayerState) -> layer_progress::State {
+    match state {
+        LayerState::Waiting => layer_progress::State::Waiting,
+        LayerState::Downloading => layer_progress::State::Downloading,
+        LayerState::Unpacked => layer_progress::State::Unpacked,
+        LayerState::Exists => layer_progress::State::Exists,
+    }
+}

@@ -1,0 +1,141 @@
+//! The only place where failures get their gRPC codes. No wildcard arms: a new failure does not compile until somebody
+//! has chosen its code.
+
+use crate::chain::chain;
+use crate::container::{ContainerError, IdentityError};
+use crate::images::ImageError;
+use crate::sandbox::SandboxError;
+use cri_spec::SpecError;
+use image::PullFault;
+use netns::NetworkError;
+use tonic::{Code, Status};
+
+impl From<&SandboxError> for Status {
+    fn from(err: &SandboxError) -> Self {
+        Status::new(sandbox(err), chain(err))
+    }
+}
+
+impl From<&ContainerError> for Status {
+    fn from(err: &ContainerError) -> Self {
+        Status::new(container(err), chain(err))
+    }
+}
+
+impl From<&ImageError> for Status {
+    fn from(err: &ImageError) -> Self {
+        let (code, prefix) = image(err);
+        Status::new(code, format!("{prefix}{}", chain(err)))
+    }
+}
+
+fn sandbox(err: &SandboxError) -> Code {
+    match err {
+        SandboxError::NotFound(_) => Code::NotFound,
+        SandboxError::Exists(_) => Code::AlreadyExists,
+        SandboxError::Ambiguous(_)
+        | SandboxError::Invalid(_)
+        | SandboxError::CgroupParent(_)
+        | SandboxError::Log { .. } => Code::InvalidArgument,
+        SandboxError::Unsupported(_) => Code::Unimplemented,
+        SandboxError::Spec(err) => spec(err),
+        SandboxError::Network { source, .. } => network(source),
+        SandboxError::Lost(_)
+        | SandboxError::Files { .. }
+        | SandboxError::Namespaces { .. }
+        | SandboxError::OpenNamespaces { .. }
+        | SandboxError::Unpin { .. }
+        | SandboxError::Monitor { .. }
+        | SandboxError::Cgroup { .. }
+        | SandboxError::Record { .. } => Code::Internal,
+    }
+}
+
+fn container(err: &ContainerError) -> Code {
+    match err {
+        ContainerError::NotFound(_) | ContainerError::NoImage(_) => Code::NotFound,
+        ContainerError::Exists(_) => Code::AlreadyExists,
+        ContainerError::Ambiguous(_)
+        | ContainerError::AmbiguousImage(_)
+        | ContainerError::Invalid(_)
+        | ContainerError::LogPath(_)
+        | ContainerError::Log { .. } => Code::InvalidArgument,
+        ContainerError::Sandbox(err) => sandbox(err),
+        ContainerError::Spec(err) => spec(err),
+        ContainerError::Identity(err) => identity(err),
+        ContainerError::WrongState { .. } | ContainerError::PodNotReady(_) => {
+            Code::FailedPrecondition
+        }
+        ContainerError::ExecTimeout { .. } => Code::DeadlineExceeded,
+        ContainerError::Lost(_)
+        | ContainerError::Layers { .. }
+        | ContainerError::Files { .. }
+        | ContainerError::Root { .. }
+        | ContainerError::Cgroup { .. }
+        | ContainerError::CgroupPath { .. }
+        | ContainerError::Start { .. }
+        | ContainerError::Monitor { .. }
+        | ContainerError::Exec { .. }
+        | ContainerError::ExecIo { .. }
+        | ContainerError::StillRunning { .. }
+        | ContainerError::Record { .. } => Code::Internal,
+    }
+}
+
+fn spec(err: &SpecError) -> Code {
+    match err {
+        SpecError::Invalid { .. } | SpecError::Missing { .. } | SpecError::Seccomp { .. } => {
+            Code::InvalidArgument
+        }
+        SpecError::Unsupported { .. } => Code::Unimplemented,
+        // Kubelet goes by the text of this one.
+        SpecError::ImageVolume { .. } => Code::Unimplemented,
+    }
+}
+
+fn identity(err: &IdentityError) -> Code {
+    match err {
+        IdentityError::NoId { .. }
+        | IdentityError::GroupAlone
+        | IdentityError::UnknownUser(_)
+        | IdentityError::UnknownGroup(_) => Code::InvalidArgument,
+        IdentityError::Read { .. } | IdentityError::Root(_) => Code::Internal,
+    }
+}
+
+fn network(err: &NetworkError) -> Code {
+    match err {
+        NetworkError::Owner(_)
+        | NetworkError::NoContainerPort(_)
+        | NetworkError::HostAddress(_)
+        | NetworkError::PortRepeated { .. } => Code::InvalidArgument,
+        NetworkError::PortTaken { .. } | NetworkError::AlreadyAttached(_) => Code::AlreadyExists,
+        NetworkError::SubnetFull { .. } => Code::ResourceExhausted,
+        NetworkError::Name { .. }
+        | NetworkError::Kernel { .. }
+        | NetworkError::Setting { .. }
+        | NetworkError::Enter { .. }
+        | NetworkError::NotABridge { .. }
+        | NetworkError::Broken { .. } => Code::Internal,
+    }
+}
+
+/// The code, and the beginning of the text where kubelet goes by that.
+fn image(err: &ImageError) -> (Code, &'static str) {
+    match err {
+        ImageError::NoReference(_) | ImageError::Reference(_) | ImageError::Ambiguous(_) => {
+            (Code::InvalidArgument, "")
+        }
+        ImageError::Record(_) | ImageError::Collect(_) => (Code::Internal, ""),
+        ImageError::Pull { source, .. } => match source.fault() {
+            PullFault::NotFound => (Code::NotFound, ""),
+            PullFault::Unauthorized => (Code::PermissionDenied, ""),
+            PullFault::Unavailable => (Code::Unavailable, "RegistryUnavailable: "),
+            PullFault::InvalidContent => (Code::DataLoss, ""),
+            PullFault::Refused => (Code::FailedPrecondition, ""),
+            PullFault::Limit => (Code::OutOfRange, ""),
+            PullFault::Disk => (Code::ResourceExhausted, ""),
+            PullFault::Internal => (Code::Internal, ""),
+        },
+    }
+}

@@ -1,0 +1,111 @@
+//! What the services say of the node itself, and the details that `verbose` asks for.
+
+use crate::config::Config;
+use crate::container::Container;
+use crate::node::Node;
+use crate::sandbox::Sandbox;
+use cri_api::runtime::v1::{
+    CgroupDriver, FilesystemIdentifier, FilesystemUsage, ImageFsInfoResponse,
+    LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures,
+    RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse, UInt64Value,
+    VersionResponse,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+pub(super) fn version() -> VersionResponse {
+    VersionResponse {
+        version: "0.1.0".into(), // of kubelet's runtime API, frozen long ago
+        runtime_name: "berth".into(),
+        runtime_version: env!("CARGO_PKG_VERSION").into(),
+        runtime_api_version: "v1".into(),
+    }
+}
+
+pub(super) fn runtime_config() -> RuntimeConfigResponse {
+    let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs as i32 };
+    RuntimeConfigResponse { linux: Some(linux) }
+}
+
+pub(super) fn status(node: &Node, verbose: bool) -> StatusResponse {
+    let network = match node.host.network.status() {
+        Ok(()) => condition("NetworkReady", "", String::new()),
+        Err(err) => condition("NetworkReady", "BridgeNotReady", crate::chain::chain(&err)),
+    };
+    let conditions = vec![condition("RuntimeReady", "", String::new()), network];
+    let mut info = BTreeMap::new();
+    if verbose {
+        info.insert("config".into(), config(&node.host.config).to_string());
+    }
+    StatusResponse {
+        status: Some(RuntimeStatus { conditions }),
+        info,
+        // Kubelet looks for the handler without a name to learn what the default one can do.
+        runtime_handlers: vec![RuntimeHandler {
+            name: String::new(),
+            features: Some(RuntimeHandlerFeatures {
+                recursive_read_only_mounts: true,
+                user_namespaces: false,
+            }),
+        }],
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+        }),
+    }
+}
+
+fn condition(kind: &str, reason: &str, message: String) -> RuntimeCondition {
+    RuntimeCondition {
+        r#type: kind.into(),
+        status: reason.is_empty(),
+        reason: reason.into(),
+        message,
+    }
+}
+
+fn config(config: &Config) -> Value {
+    json!({
+        "root": config.root,
+        "stateDir": config.state,
+        "socket": config.socket,
+        "cgroupParent": config.cgroup.parent,
+        "bridge": config.network.bridge,
+        "subnet": config.network.subnet,
+    })
+}
+
+/// Layers and writable layers are on one file system; kubelet is told of a second one only where there is one.
+pub(super) fn image_fs_info(node: &Node) -> ImageFsInfoResponse {
+    let usage = node.images.usage();
+    let of = FilesystemUsage {
+        timestamp: crate::host::now_ns(),
+        fs_id: Some(FilesystemIdentifier {
+            mountpoint: node.host.config.root.to_string_lossy().into_owned(),
+        }),
+        used_bytes: Some(UInt64Value { value: usage.bytes }),
+        inodes_used: Some(UInt64Value { value: usage.inodes }),
+    };
+    ImageFsInfoResponse { image_filesystems: vec![of.clone()], container_filesystems: vec![of] }
+}
+
+pub(super) fn pod_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
+    let detail = sandbox.detail();
+    let info = json!({
+        "pid": sandbox.monitor().map_or(0, |monitor| monitor.pid()),
+        "cgroup": detail.cgroup,
+        "network": detail.network,
+        "boot": detail.boot,
+    });
+    BTreeMap::from([("info".into(), info.to_string())])
+}
+
+pub(super) fn container_info(container: &Container) -> BTreeMap<String, String> {
+    let info = json!({
+        "sandboxID": container.pod().as_str(),
+        "pid": container.pid().unwrap_or(0),
+        "cgroup": container.cgroup(),
+        "runtimeSpec": container.spec(),
+    });
+    BTreeMap::from([("info".into(), info.to_string())])
+}

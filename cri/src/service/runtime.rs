@@ -1,0 +1,180 @@
+//! RuntimeService.
+
+use super::{Service, node, to_the_end};
+use crate::container::ExecSync;
+use cri_api::runtime::v1::runtime_service_server::RuntimeService;
+use cri_api::runtime::v1::*;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Request, Response, Status};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl RuntimeService for Service {
+    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+        Ok(Response::new(node::version()))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        Ok(Response::new(node::status(&self.node, request.get_ref().verbose)))
+    }
+
+    async fn runtime_config(
+        &self,
+        _: Request<RuntimeConfigRequest>,
+    ) -> Answer<RuntimeConfigResponse> {
+        Ok(Response::new(node::runtime_config()))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<RunPodSandboxRequest>,
+    ) -> Answer<RunPodSandboxResponse> {
+        let run = self.node.sandboxes.run(request.into_inner());
+        let id = run.await.map_err(|err| Status::from(&*err))?;
+        Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
+        let (node, id) = (Arc::clone(&self.node), request.into_inner().pod_sandbox_id);
+        to_the_end(async move { node.stop_pod(&id).await }).await?;
+        Ok(Response::new(StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
+        let (node, id) = (Arc::clone(&self.node), request.into_inner().pod_sandbox_id);
+        to_the_end(async move { node.remove_pod(&id).await }).await?;
+        Ok(Response::new(RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let resolved = self.node.sandboxes.resolve(&request.pod_sandbox_id);
+        let sandbox = resolved.map_err(|err| Status::from(&err))?;
+        let info = if request.verbose { node::pod_info(&sandbox) } else { Default::default() };
+        Ok(Response::new(PodSandboxStatusResponse {
+            status: Some(sandbox.status()),
+            info,
+            ..Default::default()
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let table = &self.node.sandboxes.table;
+        let items = table
+            .beginning_with(&filter.id)
+            .into_iter()
+            .filter(|sandbox| sandbox.passes(&filter))
+            .map(|sandbox| sandbox.row())
+            .collect();
+        Ok(Response::new(ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
+        let create = self.node.containers.create(request.into_inner());
+        let id = create.await.map_err(|err| Status::from(&*err))?;
+        Ok(Response::new(CreateContainerResponse { container_id: id.to_string() }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
+        let containers = Arc::clone(&self.node.containers);
+        let id = request.into_inner().container_id;
+        to_the_end(async move { containers.start(&id).await }).await?;
+        Ok(Response::new(StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<StopContainerRequest>,
+    ) -> Answer<StopContainerResponse> {
+        let containers = Arc::clone(&self.node.containers);
+        let request = request.into_inner();
+        let grace = Duration::from_secs(request.timeout.try_into().unwrap_or(0));
+        to_the_end(async move { containers.stop_named(&request.container_id, grace).await })
+            .await?;
+        Ok(Response::new(StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
+        let containers = Arc::clone(&self.node.containers);
+        let id = request.into_inner().container_id;
+        to_the_end(async move { containers.remove(&id).await }).await?;
+        Ok(Response::new(RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let table = &self.node.containers.table;
+        let containers = table
+            .beginning_with(&filter.id)
+            .into_iter()
+            .filter(|container| container.passes(&filter))
+            .map(|container| container.row())
+            .collect();
+        Ok(Response::new(ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
+        let request = request.into_inner();
+        let resolved = self.node.containers.resolve(&request.container_id);
+        let container = resolved.map_err(|err| Status::from(&err))?;
+        let sandbox = self.node.sandboxes.table.get(container.pod().as_str());
+        let logs = sandbox.map(|sandbox| sandbox.config.log_directory.clone()).unwrap_or_default();
+        let info =
+            if request.verbose { node::container_info(&container) } else { Default::default() };
+        Ok(Response::new(ContainerStatusResponse { status: Some(container.status(&logs)), info }))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
+        let containers = Arc::clone(&self.node.containers);
+        let id = request.into_inner().container_id;
+        to_the_end(async move { containers.reopen_log(&id).await }).await?;
+        Ok(Response::new(ReopenContainerLogResponse {}))
+    }
+
+    /// Not run to its end: an exec whose client has gone is killed.
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let request = request.into_inner();
+        let timeout = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0);
+        let exec = ExecSync { command: request.cmd, timeout: timeout.map(Duration::from_secs) };
+        let output = self.node.containers.exec_sync(&request.container_id, exec).await;
+        let output = output.map_err(|err| Status::from(&err))?;
+        Ok(Response::new(ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.code,
+        }))
+    }
+}
