@@ -20,7 +20,8 @@ fn limits(rules: &[DeviceRule]) -> Limits {
 fn possible(cgroup: &Cgroup) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o600), makedev(7, 0)).unwrap();
+    mknodat(CWD, at("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o600), makedev(7, 0))
+        .unwrap();
     let script = format!(
         "try() {{ name=$1; shift; case $(\"$@\" 2>&1) in *'not permitted'*) ;; *) echo \"$name\";; esac; }}
          try 'make a disk' mknod {made} b 7 0
@@ -47,7 +48,12 @@ fn privileged_only_allowed_devices_can_be_used() {
         ("one device", &[null()], &["write null"]),
         (
             "as runtimes do it",
-            &[deny_all, allow(DeviceKind::Block, None, "m"), allow(DeviceKind::Char, None, "m"), null()],
+            &[
+                deny_all,
+                allow(DeviceKind::Block, None, "m"),
+                allow(DeviceKind::Char, None, "m"),
+                null(),
+            ],
             &["make a disk", "write null", "make a terminal"],
         ),
         ("everything", &[allow(DeviceKind::All, None, "rwm")], &ALL),

@@ -47,7 +47,8 @@ fn privileged_a_frozen_cgroup_is_killed_and_removed() {
     let held = held(&room.create(&Limits::default()));
     let exec = held.child("exec").unwrap();
     let shells = [Shell::started("sleep 1000", &held), Shell::started("sleep 1000", &exec)];
-    let (file, frozen) = if room.is_v2() { ("cgroup.freeze", "1") } else { ("freezer.state", "FROZEN") };
+    let (file, frozen) =
+        if room.is_v2() { ("cgroup.freeze", "1") } else { ("freezer.state", "FROZEN") };
     for path in [room.container().join("exec").unwrap(), room.container()] {
         let mut file = std::fs::File::options().write(true).open(room.file(&path, file)).unwrap();
         std::io::Write::write_all(&mut file, frozen.as_bytes()).unwrap();
@@ -70,7 +71,8 @@ fn privileged_half_a_cgroup_is_found_and_removed() {
         std::fs::create_dir_all(pod.join("container")).unwrap();
         if room.is_v2() || hierarchy.ends_with("pids") {
             let shell = Shell::new("sleep 1000");
-            let mut file = std::fs::File::options().write(true).open(pod.join("cgroup.procs")).unwrap();
+            let mut file =
+                std::fs::File::options().write(true).open(pod.join("cgroup.procs")).unwrap();
             std::io::Write::write_all(&mut file, shell.pid().to_string().as_bytes()).unwrap();
             // The shell ends with its input where nobody kills it; here it must not live that long.
             std::thread::spawn(move || shell.wait());

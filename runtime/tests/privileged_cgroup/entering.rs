@@ -27,7 +27,10 @@ fn privileged_a_process_enters_every_hierarchy() {
     held.kill().unwrap();
     let pid = shell.pid();
     shell.wait();
-    assert_eq!(held.enter(pid).unwrap_err().raw_os_error(), Some(rustix::io::Errno::SRCH.raw_os_error()));
+    assert_eq!(
+        held.enter(pid).unwrap_err().raw_os_error(),
+        Some(rustix::io::Errno::SRCH.raw_os_error())
+    );
 }
 
 #[test]
@@ -41,7 +44,11 @@ fn privileged_an_exec_has_a_cgroup_of_its_own() {
     let below = format!("{}/exec-1", room.container());
     for (controllers, path) in cgroups_of(&room, shell.pid()) {
         let is_own = room.is_v2() || controllers == "freezer";
-        assert_eq!(path, if is_own { below.clone() } else { room.container().to_string() }, "{controllers}");
+        assert_eq!(
+            path,
+            if is_own { below.clone() } else { room.container().to_string() },
+            "{controllers}"
+        );
     }
     exec.kill().unwrap();
     shell.wait();

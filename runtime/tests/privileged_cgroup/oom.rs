@@ -25,7 +25,10 @@ fn privileged_an_oom_kill_is_reported_and_counted() {
     assert!(is_readable(oom.as_fd(), PATIENCE));
     assert_eq!(hog.wait().status.signal(), Some(9));
     assert_eq!(oom.kills().unwrap(), 1);
-    assert!(!is_readable(oom.as_fd(), Duration::ZERO), "reading the count takes the readiness back");
+    assert!(
+        !is_readable(oom.as_fd(), Duration::ZERO),
+        "reading the count takes the readiness back"
+    );
     room.cgroups.remove(&room.container()).unwrap();
     assert!(oom.kills().is_err(), "the count goes with the cgroup");
 }

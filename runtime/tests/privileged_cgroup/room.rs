@@ -1,7 +1,7 @@
 //! A cgroup for one test, and processes in it.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use runtime::cgroup::{Cgroup, CgroupPath, Cgroups, Descriptors, Held, Limits, Version};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -42,7 +42,9 @@ impl Room {
     pub(crate) fn file(&self, path: &CgroupPath, file: &str) -> PathBuf {
         let below = |mount: PathBuf| mount.join(&path.as_str()[1..]).join(file);
         let mut candidates = self.cgroups.hierarchies().into_iter().map(below);
-        candidates.find(|candidate| candidate.exists()).unwrap_or_else(|| panic!("no {file} in {path}"))
+        candidates
+            .find(|candidate| candidate.exists())
+            .unwrap_or_else(|| panic!("no {file} in {path}"))
     }
 
     pub(crate) fn read(&self, path: &CgroupPath, file: &str) -> String {
@@ -58,7 +60,11 @@ impl Drop for Room {
         }
         removed.unwrap();
         for hierarchy in self.cgroups.hierarchies() {
-            assert!(!hierarchy.join(&self.path.as_str()[1..]).exists(), "left in {}", hierarchy.display());
+            assert!(
+                !hierarchy.join(&self.path.as_str()[1..]).exists(),
+                "left in {}",
+                hierarchy.display()
+            );
         }
     }
 }
