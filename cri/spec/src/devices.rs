@@ -142,6 +142,10 @@ fn requested(
             return Err(SpecError::unsupported(field, "devices outside of /dev are"));
         }
         if OWN.iter().any(|own| target::is_at_or_below(&path, own)) {
+            // Of a whole directory the rest is still meant.
+            if !rest.is_empty() {
+                continue;
+            }
             let field = format!("devices[{at}].container_path");
             return Err(SpecError::invalid(field, path, "is the container's own"));
         }
@@ -262,6 +266,13 @@ mod tests {
                 "rw",
                 "/dev/sound/timer rw /dev/sound/by/id rw",
             ),
+            (
+                "all of /dev",
+                "/dev",
+                "/dev",
+                "rw",
+                "/dev/fuse rw /dev/snd/timer rw /dev/snd/by/id rw",
+            ),
             ("not there", "/dev/none", "/dev/none", "rw", "refused"),
             ("only the beginning of a name", "/dev/fus", "/dev/fus", "rw", "refused"),
             ("other permissions", "/dev/fuse", "/dev/fuse", "rwx", "refused"),
@@ -278,8 +289,9 @@ mod tests {
                 container_path: container_path.into(),
                 permissions: permissions.into(),
             }];
-            request.devices =
-                ["/dev/fuse", "/dev/snd/timer", "/dev/snd/by/id"].map(device).to_vec();
+            request.devices = ["/dev/fuse", "/dev/snd/timer", "/dev/snd/by/id", "/dev/pts/0"]
+                .map(device)
+                .to_vec();
             let got = match devices(&request.input(), &[]) {
                 Ok(devices) => {
                     let added = &devices.rules[default_rules().len()..];

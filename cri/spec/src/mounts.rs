@@ -275,104 +275,74 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_a_mount_may_ask_for() {
-        use MountPropagation::{PropagationBidirectional, PropagationHostToContainer};
-        let rro = |readonly, propagation: MountPropagation| v1::Mount {
-            readonly,
-            recursive_read_only: true,
-            propagation: propagation.into(),
-            ..asked("/data")
-        };
-        let host = |host_path: &str| v1::Mount { host_path: host_path.into(), ..asked("/data") };
-        let id = vec![v1::IdMapping { host_id: 1, container_id: 0, length: 1 }];
+    fn image_volume() -> v1::Mount {
         let image = Some(ImageSpec { image: "busybox".into(), ..ImageSpec::default() });
+        v1::Mount { image, ..asked("/data") }
+    }
+
+    fn mapped(users: bool) -> v1::Mount {
+        let map = vec![v1::IdMapping { host_id: 1, container_id: 0, length: 1 }];
+        if users {
+            v1::Mount { uid_mappings: map, ..asked("/data") }
+        } else {
+            v1::Mount { gid_mappings: map, ..asked("/data") }
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn what_a_mount_may_ask_for() {
+        let host = |host_path: &str| v1::Mount { host_path: host_path.into(), ..asked("/data") };
         let cases = [
             ("writable", asked("/data"), "rbind rprivate rw"),
             ("read-only", v1::Mount { readonly: true, ..asked("/data") }, "rbind rprivate ro"),
-            (
-                "slave",
-                v1::Mount { propagation: PropagationHostToContainer.into(), ..asked("/data") },
-                "rbind rslave rw",
-            ),
-            (
-                "shared",
-                v1::Mount { propagation: PropagationBidirectional.into(), ..asked("/data") },
-                "rbind rshared rw",
-            ),
-            (
-                "no propagation",
-                v1::Mount { propagation: 9, ..asked("/data") },
-                r#"mounts[0].propagation: "9" is no propagation"#,
-            ),
-            (
-                "recursively read-only",
-                rro(true, MountPropagation::PropagationPrivate),
-                "rbind rprivate rro",
-            ),
-            (
-                "and writable",
-                rro(false, MountPropagation::PropagationPrivate),
-                r#"mounts[0].recursive_read_only: "true" needs readonly"#,
-            ),
-            (
-                "and slave",
-                rro(true, PropagationHostToContainer),
-                r#"mounts[0].recursive_read_only: "true" needs private propagation"#,
-            ),
-            (
-                "and shared",
-                rro(true, PropagationBidirectional),
-                r#"mounts[0].recursive_read_only: "true" needs private propagation"#,
-            ),
-            (
-                "the root",
-                asked("/a/.."),
-                r#"mounts[0].container_path: "/" is the container's root"#,
-            ),
-            (
-                "relative",
-                asked("data"),
-                r#"mounts[0].container_path: "data" must be an absolute path"#,
-            ),
+            ("the root", asked("/a/.."), r#"mounts[0].container_path: "/" is the container's root"#),
+            ("relative", asked("data"), r#"mounts[0].container_path: "data" must be an absolute path"#),
             ("/proc", asked("/proc"), r#"mounts[0].container_path: "/proc" must not be in /proc"#),
-            (
-                "below /proc",
-                asked("/a/../proc/self/attr"),
-                r#"mounts[0].container_path: "/proc/self/attr" must not be in /proc"#,
-            ),
+            ("below /proc", asked("/a/../proc/self/attr"), r#"mounts[0].container_path: "/proc/self/attr" must not be in /proc"#),
             ("what lxcfs shows", asked("/proc/meminfo"), "rbind rprivate rw"),
             ("no source", host(""), r#"mounts[0].host_path: "" must be an absolute path"#),
-            (
-                "an image",
-                v1::Mount { image, ..asked("/data") },
-                "ImageVolumeMountFailed: mounts[0].image: images as volumes are not supported",
-            ),
-            (
-                "users",
-                v1::Mount { uid_mappings: id.clone(), ..asked("/data") },
-                "mounts[0].uidMappings: id-mapped mounts are not supported",
-            ),
-            (
-                "groups",
-                v1::Mount { gid_mappings: id, ..asked("/data") },
-                "mounts[0].gidMappings: id-mapped mounts are not supported",
-            ),
-            (
-                "labels, without SELinux",
-                v1::Mount { selinux_relabel: true, ..asked("/data") },
-                "rbind rprivate rw",
-            ),
+            ("an image", image_volume(), "ImageVolumeMountFailed: mounts[0].image: images as volumes are not supported"),
+            ("users", mapped(true), "mounts[0].uidMappings: id-mapped mounts are not supported"),
+            ("groups", mapped(false), "mounts[0].gidMappings: id-mapped mounts are not supported"),
         ];
         for (case, mount, want) in cases {
-            let got = match bind(0, &mount, false) {
-                Ok((mount, _)) => mount.options().clone().unwrap_or_default().join(" "),
-                Err(error) => error.to_string(),
-            };
-            assert_eq!(got, want, "{case}");
+            assert_eq!(options(&mount, false), want, "{case}");
         }
         let labelled = v1::Mount { selinux_relabel: true, ..asked("/data") };
-        assert!(bind(0, &labelled, true).is_err(), "labels, with SELinux");
+        assert_eq!(options(&labelled, false), "rbind rprivate rw", "labels, without SELinux");
+        assert_eq!(
+            options(&labelled, true),
+            "mounts[0].selinux_relabel: SELinux labels of volumes are not supported"
+        );
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn propagation_and_what_it_allows() {
+        use MountPropagation::{PropagationBidirectional as Shared, PropagationHostToContainer as Slave, PropagationPrivate as Private};
+        let cases = [
+            ("private", Private, true, true, "rbind rprivate rro"),
+            ("recursively read-only and writable", Private, false, true, r#"mounts[0].recursive_read_only: "true" needs readonly"#),
+            ("slave", Slave, true, false, "rbind rslave ro"),
+            ("slave and recursive", Slave, true, true, r#"mounts[0].recursive_read_only: "true" needs private propagation"#),
+            ("shared", Shared, false, false, "rbind rshared rw"),
+            ("shared and recursive", Shared, true, true, r#"mounts[0].recursive_read_only: "true" needs private propagation"#),
+        ];
+        for (case, propagation, readonly, recursive_read_only, want) in cases {
+            let mount = v1::Mount { propagation: propagation.into(), readonly, recursive_read_only, ..asked("/data") };
+            assert_eq!(options(&mount, false), want, "{case}");
+        }
+        let unknown = v1::Mount { propagation: 9, ..asked("/data") };
+        assert_eq!(options(&unknown, false), r#"mounts[0].propagation: "9" is no propagation"#);
+    }
+
+    /// The mount's options, or why it is refused.
+    fn options(mount: &v1::Mount, selinux: bool) -> String {
+        match bind(0, mount, selinux) {
+            Ok((mount, _)) => mount.options().clone().unwrap_or_default().join(" "),
+            Err(error) => error.to_string(),
+        }
     }
 
     #[test]

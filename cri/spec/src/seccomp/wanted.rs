@@ -80,7 +80,8 @@ mod tests {
     fn which_filter_a_request_gets() {
         use ProfileType::{Localhost, RuntimeDefault, Unconfined};
         const FILE: &[u8] = br#"{"defaultAction":"SCMP_ACT_LOG"}"#;
-        let cases: [(&str, Option<v1::SecurityProfile>, &str, Option<&[u8]>, &str); 14] = [
+        type Case<'a> = (&'a str, Option<v1::SecurityProfile>, &'a str, Option<&'a [u8]>, &'a str);
+        let cases: [Case<'_>; 14] = [
             ("silent", None, "", None, "none"),
             ("empty message", asked(RuntimeDefault, ""), "", None, "SCMP_ACT_ERRNO"),
             ("unconfined", asked(Unconfined, ""), "", None, "none"),
