@@ -11,7 +11,7 @@ use runtime::cgroup::Held;
 use runtime::id::ContainerId;
 use runtime::protocol::{Failure, MAX_PLAN, Refusal, Response};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use std::os::fd::{AsFd, OwnedFd};
 use sys::clone::Spawn;
 
@@ -31,6 +31,8 @@ pub(crate) struct Exec {
     executing: bool,
     /// `execve` has happened.
     runs: bool,
+    /// How the process has ended.
+    code: Option<i32>,
     refusal: Option<Refusal>,
 }
 
@@ -135,6 +137,7 @@ impl Monitor {
             process: None,
             executing: false,
             runs: false,
+            code: None,
             refusal: None,
         })
     }
@@ -178,13 +181,19 @@ impl Monitor {
     pub(crate) fn exec_child_ended(&mut self, key: Key, pid: Pid, code: i32) {
         self.hear_exec(key);
         let Some(exec) = self.execs.get_mut(&key) else { return };
-        if exec.helper.as_ref().is_some_and(|(helper, _)| *helper == pid) {
-            exec.helper = None;
-            if exec.process.is_some() {
-                return;
-            }
+        if exec.helper.take_if(|(helper, _)| *helper == pid).is_none() {
+            exec.code = Some(code);
         }
+        // The helper holds the channel open, and how that ends has to be known.
+        let expected = |(_, process): &(Pid, OwnedFd)| is_child(process);
+        if exec.helper.is_some()
+            || (exec.code.is_none() && exec.process.as_ref().is_some_and(expected))
+        {
+            return;
+        }
+        self.hear_exec(key);
         let Some(exec) = self.execs.remove(&key) else { return };
+        let code = exec.code.unwrap_or(code);
         let answer = if exec.runs {
             Response::ExecEnded { code }
         } else {
@@ -215,6 +224,12 @@ impl Monitor {
             exec.kill();
         }
     }
+}
+
+/// Whether it was not waited for yet: killed before its helper could name it, it was taken for an orphan.
+fn is_child(process: &OwnedFd) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(process.as_fd()), options).is_ok()
 }
 
 impl Exec {

@@ -7,6 +7,7 @@ use plan::{
     Attributes, Capabilities, Device, DeviceKind, Fd, Identity, LaunchPlan, Link, Mount,
     PidNamespace, Process, Propagation, Source,
 };
+use runtime::cgroup::Cgroup;
 use runtime::exit::{self, Exit};
 use runtime::id::{ContainerId, PodId};
 use runtime::monitor::{
@@ -18,8 +19,13 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 use tempfile::TempDir;
+
+/// A program that somebody has open for writing cannot be executed (`ETXTBSY`), and a process that is being started holds
+/// copies of all descriptors for a moment: so no monitor is started while a root is made.
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// The longest that anything here is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,6 +46,7 @@ impl Pod {
     pub fn new() -> Self {
         let (id, dir) = (PodId::generate(), tempfile::tempdir().unwrap());
         let setup = Setup { shm_bytes: 1 << 20 };
+        let _writing = WRITING.lock();
         let monitor = Monitor::spawn(&binary(), &id, dir.path(), &setup).unwrap();
         Self { id, dir, monitor }
     }
@@ -74,6 +81,7 @@ pub struct Container<'a> {
     pub id: ContainerId,
     pub pod: &'a Pod,
     pub root: OwnedFd,
+    pub cgroup: Option<Cgroup>,
     dir: PathBuf,
     trees: Vec<OwnedFd>,
 }
@@ -83,7 +91,7 @@ impl<'a> Container<'a> {
         let id = ContainerId::generate();
         let dir = pod.dir.path().join(id.as_str());
         std::fs::create_dir(&dir).unwrap();
-        Self { id, pod, root: root(), dir, trees: Vec::new() }
+        Self { id, pod, root: root(), cgroup: None, dir, trees: Vec::new() }
     }
 
     /// The root's directory, as the test sees it.
@@ -104,7 +112,7 @@ impl<'a> Container<'a> {
         let launch = Launch {
             plan,
             descriptors,
-            cgroup: None,
+            cgroup: self.cgroup.as_ref().map(|cgroup| cgroup.descriptors().unwrap()),
             log: Some(log.into()),
             exit_record: exit::create(&self.record_path()).unwrap(),
         };
@@ -179,6 +187,7 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 /// A detached tmpfs with busybox in it.
 pub fn root() -> OwnedFd {
+    let _writing = WRITING.lock();
     let root = sys::mount::new("tmpfs", [("mode", "755")], MountAttrFlags::empty()).unwrap();
     let path = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
     for dir in ["bin", "dev", "proc", "sys", "etc", "tmp"] {
