@@ -1,0 +1,350 @@
+//! Modes, owners, times and extended attributes, as layers may have them; and the same tree from GNU tar. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod corpus;
+
+use corpus::{
+    Bench, Entry, archive, attribute, chain, device, dir, entry, file, hard_link, symlink,
+};
+use image::layer::{Compression, Layers};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Unpacks `entries` as a layer and gives the bench and its tree.
+fn tree(entries: impl IntoIterator<Item = Entry>) -> (Bench, PathBuf) {
+    let bench = Bench::new();
+    bench.unpack_as(&chain(0), &archive(entries), Compression::Plain).unwrap();
+    let tree = bench.tree(&chain(0));
+    (bench, tree)
+}
+
+/// Mode, owner and time of `path`.
+fn about(path: &Path) -> String {
+    let about = fs::symlink_metadata(path).unwrap();
+    let mode = about.permissions().mode() & 0o7777;
+    format!("{mode:o} {}:{} {}.{}", about.uid(), about.gid(), about.mtime(), about.mtime_nsec())
+}
+
+#[test]
+fn privileged_rows_8_23_40_42_43_modes_owners_and_times() {
+    let (_bench, tree) = tree([
+        dir("./").mode(0o700).owner(1, 2).mtime(11),
+        file("suid", b"x").mode(0o6755).owner(3, 4).mtime(12),
+        file("suid-root", b"x").mode(0o4755).mtime(12),
+        file("high", b"x").mode(0o107_644).mtime(12),
+        dir("closed").mode(0).owner(5, 6).mtime(13),
+        file("closed/child", b"x").mtime(14),
+        dir("shared").mode(0o2770).owner(0, 50).mtime(15),
+        file("shared/child", b"x").owner(7, 7).mtime(16),
+        dir("shared/sub").mtime(17),
+        file("sticky/implicit/f", b"x").mtime(18),
+        dir("sticky").mode(0o1777).mtime(19),
+        dir("twice").mode(0o700).owner(9, 9).mtime(20),
+        dir("twice").mode(0o750).mtime(21),
+        symlink("link", "suid").owner(8, 9).mtime(22),
+        device("device", b'3', 1, 3).mode(0o4666).owner(1, 1).mtime(23),
+        entry("fifo", b'6').mode(0o622).mtime(24),
+        hard_link("hard", "suid").mode(0o777).owner(0, 0).mtime(1),
+        file("fraction", b"").pax("mtime", "25.123456789"),
+        file("before", b"").pax("mtime", "-1.5"),
+        file("huge", b"").pax("mtime", "99999999999999999999"),
+    ]);
+    let cases = [
+        ("", "700 1:2 11.0"),
+        ("suid", "6755 3:4 12.0"),
+        ("suid-root", "4755 0:0 12.0"),
+        ("high", "7644 0:0 12.0"),
+        ("closed", "0 5:6 13.0"),
+        ("closed/child", "644 0:0 14.0"),
+        ("shared", "2770 0:50 15.0"),
+        ("shared/child", "644 7:7 16.0"),
+        ("shared/sub", "755 0:0 17.0"),
+        ("sticky/implicit", "755 0:0 0.0"),
+        ("sticky", "1777 0:0 19.0"),
+        ("twice", "750 0:0 21.0"),
+        ("link", "777 8:9 22.0"),
+        ("device", "4666 1:1 23.0"),
+        ("fifo", "622 0:0 24.0"),
+        ("hard", "6755 3:4 12.0"),
+        ("fraction", "644 0:0 25.123456789"),
+        ("before", "644 0:0 -2.500000000"),
+    ];
+    for (path, want) in cases {
+        assert_eq!(about(&tree.join(path)), want, "{path:?}");
+    }
+    let huge = fs::metadata(tree.join("huge")).unwrap().mtime();
+    assert!(huge > 1 << 33, "the last moment the file system has, not another date: {huge}");
+}
+
+#[test]
+fn privileged_a_layer_without_a_root_entry_has_a_plain_root() {
+    let (bench, tree) = tree([file("a/f", b"1")]);
+    assert_eq!(about(&tree), "755 0:0 0.0");
+    assert_eq!(about(&tree.join("a")), "755 0:0 0.0");
+    let layer = tree.parent().unwrap();
+    for private in [layer, layer.parent().unwrap(), &bench.dir.path().join("root")] {
+        assert_eq!(
+            fs::metadata(private).unwrap().permissions().mode() & 0o7777,
+            0o700,
+            "{}",
+            private.display()
+        );
+    }
+}
+
+/// A file capability of `revision`, `length` bytes long.
+fn capability(length: usize, revision: u8) -> Vec<u8> {
+    let mut value = vec![0; length];
+    (value[0], value[3], value[4]) = (1, revision, 0x20);
+    value
+}
+
+/// An access control list that names a user.
+fn access_list() -> Vec<u8> {
+    let all = u32::MAX;
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, all), (2, 7, 1000), (4, 4, all), (0x10, 7, all), (0x20, 0, all)];
+    let bytes = entries.map(|(tag, allowed, id)| {
+        [&tag.to_le_bytes()[..], &allowed.to_le_bytes(), &id.to_le_bytes()].concat()
+    });
+    [2u32.to_le_bytes().to_vec(), bytes.concat()].concat()
+}
+
+#[test]
+fn privileged_rows_24_25_26_27_and_30_only_a_containers_own_attributes_are_kept() {
+    let mut foreign = capability(24, 3);
+    foreign[20] = 1;
+    let kept = file("f", b"x").owner(1, 1).xattr("security.capability", &capability(20, 2));
+    let dropped = file("dropped", b"x")
+        .xattr("trusted.overlay.redirect", b"/")
+        .xattr("trusted.x", b"1")
+        .xattr("user.overlay.opaque", b"y")
+        .xattr("security.selinux", b"l")
+        .xattr("security.ima", b"l")
+        .xattr("unknown.x", b"1");
+    let bad = file("bad", b"x").xattr("security.capability", b"short");
+    let (_bench, tree) = tree([
+        kept.xattr("user.a", b"v\0\n=w"),
+        file("foreign", b"x").xattr("security.capability", &foreign),
+        bad.xattr("system.posix_acl_access", b"short"),
+        dropped.xattr("user.kept", b"1"),
+        dir("d").xattr("user.a", b"1").xattr("trusted.overlay.opaque", b"y"),
+        file("empty", b"x").xattr("user.a", b""),
+    ]);
+    let cases: [(&str, &str, Option<&[u8]>); 14] = [
+        ("f", "security.capability", Some(&capability(20, 2))),
+        ("f", "user.a", Some(b"v\0\n=w")),
+        ("foreign", "security.capability", None),
+        ("bad", "security.capability", None),
+        ("bad", "system.posix_acl_access", None),
+        ("dropped", "trusted.overlay.redirect", None),
+        ("dropped", "trusted.x", None),
+        ("dropped", "user.overlay.opaque", None),
+        ("dropped", "security.selinux", None),
+        ("dropped", "security.ima", None),
+        ("dropped", "user.kept", Some(b"1")),
+        ("d", "user.a", Some(b"1")),
+        ("d", "trusted.overlay.opaque", None),
+        ("empty", "user.a", Some(b"")),
+    ];
+    for (path, name, want) in cases {
+        assert_eq!(attribute(&tree.join(path), name).as_deref(), want, "{name} of {path}");
+    }
+}
+
+#[test]
+fn privileged_row_28_access_control_lists_do_not_shape_what_is_below() {
+    let list = access_list();
+    let (_bench, tree) = tree([
+        file("f", b"x").mode(0o670).xattr("system.posix_acl_access", &list),
+        dir("d").mode(0o700).xattr("system.posix_acl_default", &list),
+        file("d/child", b"x").mode(0o600),
+        dir("d/sub"),
+    ]);
+    let of = |path: &str, name| attribute(&tree.join(path), name);
+    assert_eq!(of("f", "system.posix_acl_access"), Some(list.clone()));
+    assert_eq!(of("d", "system.posix_acl_default"), Some(list));
+    assert_eq!(of("d/child", "system.posix_acl_access"), None);
+    assert_eq!(of("d/sub", "system.posix_acl_default"), None);
+    assert_eq!(about(&tree.join("d/child")), "600 0:0 1000000000.0");
+    assert_eq!(about(&tree.join("f")), "670 0:0 1000000000.0");
+}
+
+#[test]
+fn privileged_row_29_attributes_of_a_link_are_not_set_on_its_target() {
+    let (_bench, tree) = tree([
+        file("f", b"x"),
+        symlink("l", "f").xattr("user.a", b"1").xattr("security.capability", &capability(20, 2)),
+        entry("fifo", b'6').xattr("user.a", b"1"),
+    ]);
+    for path in ["f", "l", "fifo"] {
+        for name in ["user.a", "security.capability"] {
+            assert_eq!(attribute(&tree.join(path), name), None, "{name} of {path}");
+        }
+    }
+}
+
+#[test]
+fn privileged_row_30_too_much_of_extended_attributes_is_refused() {
+    let bench = Bench::new();
+    let many = (0..257).fold(file("a", b""), |file, n| file.xattr(&format!("user.{n}"), b""));
+    let cases = [
+        ("many", many, "it has more than 256 extended attributes"),
+        (
+            "long name",
+            file("a", b"").xattr(&format!("user.{}", "n".repeat(251)), b""),
+            "the name of an extended attribute is longer than 255 bytes",
+        ),
+        (
+            "long value",
+            file("a", b"").xattr("user.a", &[0; 65_537]),
+            "the extended attribute \"user.a\" is longer than 65536 bytes",
+        ),
+    ];
+    for (name, entry, want) in cases {
+        let got = bench.unpack(&archive([entry])).unwrap_err();
+        assert_eq!(got, format!("layer refused: entry \"a\": {want}"), "{name}");
+    }
+}
+
+/// A tree with something of everything, made by ordinary means.
+fn specimen(root: &Path) {
+    let attributes = |path: &Path, name: &str, value: &[u8]| {
+        rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    let mut size = 1u32;
+    for n in 0..200u32 {
+        let dir = root.join(format!(
+            "d{}/e{}/{}",
+            n % 7,
+            n % 3,
+            "x".repeat(usize::try_from(n % 90).unwrap() + 1)
+        ));
+        fs::create_dir_all(&dir).unwrap();
+        size = size.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let path = dir.join(format!("file{n}"));
+        let content: Vec<u8> = (0..size % 70_000)
+            .flat_map(|n| n.to_le_bytes())
+            .take(usize::try_from(size % 70_000).unwrap())
+            .collect();
+        File::create_new(&path).unwrap().write_all(&content).unwrap();
+        let (uid, gid) = (n % 5 * 1000, n % 11 * 3_000_000);
+        std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400 | n * 37 % 0o7777)).unwrap();
+        if n % 4 == 0 {
+            attributes(&path, "user.note", format!("note {n}\n=").as_bytes());
+        }
+        if n % 9 == 0 {
+            fs::hard_link(&path, root.join(format!("hard{n}"))).unwrap();
+        }
+        if n % 10 == 0 {
+            let link = root.join(format!("link{n}"));
+            std::os::unix::fs::symlink(
+                "../".repeat(usize::try_from(n % 40).unwrap()) + "somewhere",
+                &link,
+            )
+            .unwrap();
+            std::os::unix::fs::lchown(&link, Some(uid), Some(gid)).unwrap();
+        }
+    }
+    let odd = std::ffi::OsStr::from_bytes(b"odd \xff\n name");
+    File::create_new(root.join(odd)).unwrap();
+    attributes(&root.join("d0/e0"), "user.dir", b"1");
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    attributes(&root.join("d1/e1/xx/file1"), "security.capability", &capability);
+    for (name, kind, number) in [
+        ("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+        ("pipe", rustix::fs::FileType::Fifo, 0),
+    ] {
+        rustix::fs::mknodat(rustix::fs::CWD, root.join(name), kind, rustix::fs::Mode::RUSR, number)
+            .unwrap();
+    }
+    fs::set_permissions(root.join("d2"), fs::Permissions::from_mode(0o1770)).unwrap();
+    fs::set_permissions(root.join("d3"), fs::Permissions::from_mode(0o000)).unwrap();
+    std::os::unix::fs::chown(root.join("d4/e0"), Some(12), Some(34)).unwrap();
+}
+
+/// Everything about a tree that an archive carries, but times of links, which GNU tar sets too but old file systems do not.
+fn portrait(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut portrait = BTreeMap::new();
+    let mut first_names = BTreeMap::new();
+    let mut lines = vec![PathBuf::new()];
+    while let Some(path) = lines.pop() {
+        let full = root.join(&path);
+        let meta = fs::symlink_metadata(&full).unwrap();
+        let mut text = format!("{:o} {} rdev {}", meta.mode(), about(&full), meta.rdev());
+        if meta.is_dir() {
+            lines.extend(
+                fs::read_dir(&full).unwrap().map(|child| path.join(child.unwrap().file_name())),
+            );
+        } else if meta.is_symlink() {
+            text += &format!(" -> {:?}", fs::read_link(&full).unwrap());
+        } else if meta.is_file() {
+            text += &format!(" {}", image::Digest::of(&fs::read(&full).unwrap()).as_str());
+            // The same inode shows as the same group of names.
+            let names: &mut Vec<PathBuf> = first_names.entry(meta.ino()).or_default();
+            names.push(path.clone());
+        }
+        for name in ["user.note", "user.dir", "security.capability"] {
+            text += &format!(" {:?}", attribute(&full, name));
+        }
+        portrait.insert(path, text);
+    }
+    for mut names in first_names.into_values().filter(|names| names.len() > 1) {
+        names.sort();
+        portrait.insert(names[0].join("(links)"), format!("{names:?}"));
+    }
+    portrait
+}
+
+#[test]
+fn privileged_the_tree_is_the_one_that_gnu_tar_makes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, theirs) = (dir.path().join("source"), dir.path().join("theirs"));
+    for format in ["pax", "gnu"] {
+        fs::create_dir_all(&source).unwrap();
+        fs::create_dir_all(&theirs).unwrap();
+        specimen(&source);
+        let tar = |arguments: &[&str]| {
+            let output = Command::new("tar").args(arguments).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            output.stdout
+        };
+        let mut create =
+            vec!["--format", format, "--sparse", "-C", source.to_str().unwrap(), "-c", "."];
+        if format == "pax" {
+            create.splice(..0, ["--xattrs", "--xattrs-include=*"]);
+        }
+        let layer = tar(&create);
+        let archive = dir.path().join("layer.tar");
+        File::create_new(&archive).unwrap().write_all(&layer).unwrap();
+        tar(&[
+            "--xattrs",
+            "--xattrs-include=*",
+            "--numeric-owner",
+            "-p",
+            "-C",
+            theirs.to_str().unwrap(),
+            "-xf",
+            archive.to_str().unwrap(),
+        ]);
+        let bench = Bench::new();
+        bench.unpack_as(&chain(0), &corpus::gzip(&layer), Compression::Gzip).unwrap();
+        let (ours, theirs_seen) = (portrait(&bench.tree(&chain(0))), portrait(&theirs));
+        for (path, want) in &theirs_seen {
+            assert_eq!(ours.get(path), Some(want), "{format}: {}", path.display());
+        }
+        assert_eq!(ours.len(), theirs_seen.len(), "{format}");
+        assert!(bench.store.usage().inodes > 200);
+        for path in [&source, &theirs, &archive] {
+            let parent = File::open(dir.path()).unwrap();
+            sys::tree::remove(parent, path.file_name().unwrap(), &mut || {}).unwrap();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Layers that want more time, memory or disk than they may have, and large ones that are fine. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod corpus;
+
+use corpus::{Bench, archive, chain, dir, entry, file, gzip};
+use image::layer::{Compression, LayerFault, Layers};
+use std::fs;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+fn quick<T>(what: &str, most: Duration, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    assert!(start.elapsed() < most, "{what} took {:?}", start.elapsed());
+    result
+}
+
+#[test]
+fn privileged_a_layer_larger_than_it_may_be_is_refused() {
+    let mut bench = Bench::new();
+    bench.limits.layer_bytes = 1 << 20;
+    bench.limits.layer_entries = 10;
+    let hole = file("s", b"").pax("GNU.sparse.size", "99999999").pax("GNU.sparse.map", "0,0");
+    let cases = [
+        (
+            "bytes",
+            gzip(&archive([file("a", &[0; 2 << 20])])),
+            "layer refused: more than 1048576 bytes",
+        ),
+        (
+            "bytes after the archive",
+            gzip(&[archive([]), vec![0; 2 << 20]].concat()),
+            "layer refused: more than 1048576 bytes",
+        ),
+        ("bytes in holes", gzip(&archive([hole])), "layer refused: more than 1048576 bytes"),
+        (
+            "a size that is a lie",
+            gzip(&archive([file("a", b"1").size(1 << 32)])),
+            "layer refused: more than 1048576 bytes",
+        ),
+        (
+            "entries",
+            gzip(&archive((0..11).map(|n| file(&n.to_string(), b"")))),
+            "layer refused: more than 10 entries",
+        ),
+        (
+            "entries of one name",
+            gzip(&archive((0..11).map(|_| file("a", b"")))),
+            "layer refused: more than 10 entries",
+        ),
+    ];
+    for (name, layer, want) in cases {
+        let err = bench.unpack_as(&chain(0), &layer, Compression::Gzip).unwrap_err();
+        assert_eq!((err.to_string().as_str(), err.fault()), (want, LayerFault::Limit), "{name}");
+    }
+}
+
+#[test]
+fn privileged_repeated_opaque_markers_cost_what_they_are_worth() {
+    // CVE-2026-95838: other runtimes walk the directory once for each.
+    let bench = Bench::in_memory();
+    let files = (0..4000).map(|n| file(&format!("d/{n}"), b""));
+    let layer = archive(files.chain((0..4000).map(|_| file("d/.wh..wh..opq", b""))));
+    quick("4000 markers", Duration::from_secs(10), || {
+        bench.unpack_as(&chain(0), &layer, Compression::Plain)
+    })
+    .unwrap();
+}
+
+#[test]
+fn privileged_many_directories_are_linear_work() {
+    let bench = Bench::in_memory();
+    let wide = archive((0..20_000).map(|n| dir(&format!("d{n}"))));
+    let nested = archive((0..300).map(|n| dir(&vec![format!("d{n}"); 100].join("/"))));
+    let swapped = archive((0..20_000).map(|n| if n % 2 == 0 { dir("d") } else { file("d", b"") }));
+    for (name, layer, inodes) in
+        [("wide", wide, 20_001), ("nested", nested, 30_001), ("swapped", swapped, 2)]
+    {
+        quick(name, Duration::from_secs(20), || {
+            bench.unpack_as(&chain(0), &layer, Compression::Plain)
+        })
+        .unwrap();
+        assert_eq!(bench.store.usage().inodes, inodes, "{name}");
+        bench.store.remove(&chain(0)).unwrap();
+    }
+}
+
+#[test]
+fn privileged_long_records_take_no_more_memory_than_they_may() {
+    let bench = Bench::new();
+    let huge = |kind| {
+        let header = entry("x", kind).size(64 << 20).bytes();
+        [header, vec![b'a'; 64 << 20], file("a", b"").bytes()].concat()
+    };
+    for kind in [b'x', b'g', b'L', b'K'] {
+        let err = bench.unpack_as(&chain(0), &huge(kind), Compression::Plain).unwrap_err();
+        let want =
+            "layer refused: the first entry: its extended header is longer than 1048576 bytes";
+        assert_eq!(err.to_string(), want, "{}", char::from(kind));
+    }
+}
+
+#[test]
+fn privileged_a_layer_with_a_window_of_128_mib_is_unpacked() {
+    let bench = Bench::new();
+    let layer = archive([file("a", &vec![7; 3 << 20])]);
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.include_contentsize(false).unwrap();
+    // Without its size in the header the window is all that the decoder knows, so it takes memory for it.
+    for chunk in layer.chunks(100_000) {
+        encoder.write_all(chunk).unwrap();
+    }
+    bench.unpack_as(&chain(0), &encoder.finish().unwrap(), Compression::Zstd).unwrap();
+    assert_eq!(fs::metadata(bench.tree(&chain(0)).join("a")).unwrap().len(), 3 << 20);
+}
+
+#[test]
+fn privileged_damaged_compression_names_the_place() {
+    let bench = Bench::new();
+    let mut layer = gzip(&archive([file("a", &[7; 600_000])]));
+    layer.truncate(layer.len() - 9);
+    let err = bench.unpack_as(&chain(0), &layer, Compression::Gzip).unwrap_err();
+    let text = err.to_string();
+    assert!(
+        text.starts_with("layer refused: entry \"a\": the compressed data are damaged: "),
+        "{text}"
+    );
+    let err =
+        bench.unpack_as(&chain(0), &archive([file("a", b"1")]), Compression::Gzip).unwrap_err();
+    assert!(
+        err.to_string()
+            .starts_with("layer refused: the first entry: the compressed data are damaged: "),
+        "{err}"
+    );
+}
