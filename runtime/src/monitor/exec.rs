@@ -200,11 +200,13 @@ impl Monitor {
             let ended = || refusal("enter container", &format!("ended with status {code}"), 0);
             Response::Failed(Failure::Step(exec.refusal.clone().unwrap_or_else(ended)))
         };
-        if let Some(client) = exec.client {
+        let client = exec.client;
+        // Who hears of the end finds nothing of it left.
+        self.leave(exec);
+        if let Some(client) = client {
             self.answer(client, &answer);
             self.connections.remove(&client);
         }
-        self.leave(exec);
     }
 
     /// Its cgroup goes, unless something that it started still runs there.

@@ -30,7 +30,7 @@ pub(crate) struct Monitor {
 /// A pipe is read by at most this much at a time; no message is longer either.
 const BUFFER: usize = runtime::protocol::MAX_MESSAGE;
 /// A daemon has a few connections at a time, and one for each exec.
-const MAX_CONNECTIONS: usize = 1_000;
+const MAX_CONNECTIONS: usize = 256;
 
 impl Monitor {
     pub(crate) fn new(world: World, listener: OwnedFd) -> std::io::Result<Self> {
