@@ -1,5 +1,7 @@
 //! The command line as a whole: which commands there are. Their flags are with the commands.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::commands::{containers, exec, images, logs, node, pods};
@@ -79,6 +81,17 @@ enum Command {
     Info(node::Info),
     /// Show what the runtime wants kubelet to use
     RuntimeConfig,
+}
+
+/// Prints help, or what is wrong with the words.
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when the stream is closed.
+    error.print().ok();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let is_run = std::env::args_os().any(|word| word == "run");
+    ExitCode::from(if is_run { RUN_FAILED } else { 2 })
 }
 
 impl Args {

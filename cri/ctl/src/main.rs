@@ -34,7 +34,10 @@ use crate::output::{Out, note};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return args::explain(&error),
+    };
     let failure_code = args.failure_code();
     let mut out = Out::stdout();
     let result = args.run(&mut out).await;

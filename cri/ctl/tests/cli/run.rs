@@ -42,13 +42,15 @@ fn nothing_is_left_behind_by_what_fails() {
         ("no pull", vec!["run", "--no-pull", "other:1"], "no such image"),
         ("option", vec!["run", "-p", "80", IMAGE], "-p \"80\": write it as"),
         ("name", vec!["run", "--name", "../up", IMAGE], "--name"),
+        ("not an option", vec!["run", "--bogus", IMAGE], ""),
         ("detached removal", vec!["run", "-d", "--rm", IMAGE], "--rm"),
     ];
     for (name, words, want) in cases {
         let (code, stdout, stderr) = run(&daemon, &words);
         assert_eq!((code, stdout.as_str()), (125, ""), "{name}: {stderr}");
         let line = stderr.lines().last().unwrap();
-        assert!(line.starts_with("berth: ") && line.contains(want), "{name}: {stderr}");
+        let is_ours = line.starts_with("berth: ") || stderr.starts_with("error: ");
+        assert!(is_ours && line.contains(want), "{name}: {stderr}");
         daemon.assert_empty();
     }
 }
