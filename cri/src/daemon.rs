@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::container::Containers;
+use crate::filters::Filters;
 use crate::host::{self, Host, Paths};
 use crate::images::Images;
 use crate::node::Node;
@@ -146,6 +147,7 @@ fn open(config: Config, paths: Paths) -> Result<Arc<Node>, DaemonError> {
         monitor: MonitorBinary::load(&config.monitor)?,
         watch,
         facts,
+        filters: Filters::default(),
         boot: host::boot_id().map_err(DaemonError::Facts)?,
         config,
     });

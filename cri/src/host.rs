@@ -1,6 +1,7 @@
 //! What pods and containers need of the machine, opened once by the composition root.
 
 use crate::config::Config;
+use crate::filters::Filters;
 use crate::store::Records;
 use cri_spec::{Architecture, CgroupFacts, HostDevice, HostFacts};
 use netns::PodNetwork;
@@ -25,6 +26,7 @@ pub(crate) struct Host {
     pub(crate) monitor: MonitorBinary,
     pub(crate) watch: Watch,
     pub(crate) facts: HostFacts,
+    pub(crate) filters: Filters,
     /// Names this boot; the kernel makes another one at each.
     pub(crate) boot: String,
 }

@@ -10,6 +10,7 @@ mod chain;
 mod config;
 mod container;
 mod daemon;
+mod filters;
 mod flight;
 mod host;
 mod images;

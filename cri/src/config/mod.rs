@@ -61,8 +61,6 @@ pub(crate) struct Image {
 pub(crate) struct Container {
     pub(crate) shm_size_mib: u64,
     pub(crate) exec_drain_ms: u64,
-    pub(crate) unprivileged_ports: bool,
-    pub(crate) unprivileged_icmp: bool,
 }
 
 impl Default for Config {
@@ -109,12 +107,7 @@ impl Default for Image {
 
 impl Default for Container {
     fn default() -> Self {
-        Self {
-            shm_size_mib: 64,
-            exec_drain_ms: 1000,
-            unprivileged_ports: true,
-            unprivileged_icmp: true,
-        }
+        Self { shm_size_mib: 64, exec_drain_ms: 1000 }
     }
 }
 

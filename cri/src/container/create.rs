@@ -111,7 +111,7 @@ impl Containers {
             cgroup: &cgroup,
         })?;
         // Also refuses what no plan could be made of, now rather than at the start.
-        cri_spec::launch(&spec, &self.host.facts)?;
+        self.host.filters.launch(&spec, &self.host.facts)?;
 
         let detail = Detail {
             pod: sandbox.id.clone(),

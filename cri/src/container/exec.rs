@@ -83,7 +83,7 @@ impl Containers {
     }
 
     fn begin(&self, container: &Container, command: &[String]) -> Result<Session, ContainerError> {
-        let process = cri_spec::exec(container.spec(), command, false)?;
+        let process = self.host.filters.exec(container.spec(), command)?;
         let monitor = self.monitor_of(container).ok_or_else(|| container.wrong_state("running"))?;
         let pipe = || {
             pipe_with(PipeFlags::CLOEXEC).map_err(|err| ContainerError::ExecIo {

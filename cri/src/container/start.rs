@@ -5,7 +5,7 @@ use crate::chain::chain;
 use crate::host::{blocking, now_ns, to_ns};
 use crate::sandbox::{Sandbox, log_directory};
 use cri_spec::Open;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use runtime::cgroup::{Cgroup, CgroupPath, DeviceRule, Limits};
 use runtime::exit;
 use runtime::monitor::{Launch, StartError, Started};
@@ -60,7 +60,7 @@ impl Containers {
         let id = &container.id;
         let monitor =
             sandbox.monitor().ok_or_else(|| ContainerError::PodNotReady(sandbox.id.clone()))?;
-        let launch = cri_spec::launch(container.spec(), &self.host.facts)?;
+        let launch = self.host.filters.launch(container.spec(), &self.host.facts)?;
         let cgroup = self.cgroup_of(container)?;
         let failed = |source| ContainerError::Cgroup { container: id.clone(), source };
         let held = cgroup.descriptors().map_err(failed)?;
@@ -94,7 +94,10 @@ impl Containers {
         let path = self.cgroup_path(container)?;
         let resources =
             container.spec().linux().as_ref().and_then(|linux| linux.resources().clone());
-        let limits = resources.map(|resources| limits(&resources)).unwrap_or_default();
+        let limits = match resources {
+            Some(resources) => limits(&resources)?,
+            None => Limits::default(),
+        };
         self.host.cgroups.create(&path, &limits).map_err(failed)
     }
 
@@ -152,10 +155,12 @@ fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The limits of the spec in the cgroups' own terms. The spec is ours, made of a checked request.
-fn limits(resources: &LinuxResources) -> Limits {
+fn limits(resources: &LinuxResources) -> Result<Limits, ContainerError> {
     let cpu = resources.cpu().as_ref();
     let memory = resources.memory().as_ref();
-    Limits {
+    let devices = resources.devices().as_deref().map(device_rules).transpose()?;
+    let unified = resources.unified().clone().unwrap_or_default();
+    Ok(Limits {
         cpu_shares: cpu.and_then(|cpu| cpu.shares()),
         cpu_quota_us: cpu.and_then(|cpu| cpu.quota()),
         cpu_period_us: cpu.and_then(|cpu| cpu.period()),
@@ -164,19 +169,27 @@ fn limits(resources: &LinuxResources) -> Limits {
         pids: resources.pids().as_ref().map(|pids| pids.limit()),
         cpuset_cpus: cpu.and_then(|cpu| cpu.cpus().clone()),
         cpuset_mems: cpu.and_then(|cpu| cpu.mems().clone()),
-        devices: resources
-            .devices()
-            .as_ref()
-            .map(|rules| rules.iter().map(device_rule).collect::<Vec<DeviceRule>>()),
-    }
+        unified: unified.into_iter().collect(),
+        devices,
+    })
 }
 
-fn device_rule(rule: &oci_spec::runtime::LinuxDeviceCgroup) -> DeviceRule {
+fn device_rules(rules: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>, ContainerError> {
+    rules.iter().map(device_rule).collect()
+}
+
+fn device_rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule, ContainerError> {
     use oci_spec::runtime::LinuxDeviceType as Oci;
-    use runtime::cgroup::{DeviceAccess, DeviceKind};
+    use runtime::cgroup::{BadDeviceRule, DeviceAccess, DeviceKind};
     // A negative number is OCI's way of writing "any".
     let number = |number: Option<i64>| number.and_then(|number| u32::try_from(number).ok());
-    DeviceRule {
+    let access = match rule.access().as_deref() {
+        None | Some("") => DeviceAccess::ALL,
+        Some(letters) => letters
+            .parse()
+            .map_err(|err: BadDeviceRule| ContainerError::Invalid(format!("device rule: {err}")))?,
+    };
+    Ok(DeviceRule {
         allow: rule.allow(),
         kind: match rule.typ().unwrap_or_default() {
             Oci::B => DeviceKind::Block,
@@ -185,10 +198,6 @@ fn device_rule(rule: &oci_spec::runtime::LinuxDeviceCgroup) -> DeviceRule {
         },
         major: number(rule.major()),
         minor: number(rule.minor()),
-        access: rule
-            .access()
-            .as_deref()
-            .and_then(|letters| letters.parse().ok())
-            .unwrap_or(DeviceAccess::ALL),
-    }
+        access,
+    })
 }

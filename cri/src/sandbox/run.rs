@@ -120,7 +120,7 @@ impl Sandboxes {
         if options.userns_options.as_ref().is_some_and(|userns| !is_host(userns.mode)) {
             return Err(SandboxError::Unsupported("a user namespace of the pod".into()));
         }
-        let sysctls = self.sysctls(&config)?;
+        let sysctls = cri_spec::sysctls(&config)?;
         let network = if is_host(options.network) {
             None
         } else {
@@ -147,23 +147,6 @@ impl Sandboxes {
             cgroup,
             owns_cgroup,
         })
-    }
-
-    fn sysctls(&self, config: &PodSandboxConfig) -> Result<Vec<(String, String)>, SandboxError> {
-        let asked = cri_spec::sysctls(config)?;
-        let mut all = Vec::new();
-        if !is_host(namespace_options(config).network) {
-            let wanted = &self.host.config.container;
-            if wanted.unprivileged_ports {
-                all.push(("net.ipv4.ip_unprivileged_port_start".into(), "0".into()));
-            }
-            if wanted.unprivileged_icmp {
-                all.push(("net.ipv4.ping_group_range".into(), "0 2147483647".into()));
-            }
-        }
-        // What the pod asks for comes last and so wins.
-        all.extend(asked);
-        Ok(all)
     }
 
     fn pod_cgroup(
@@ -304,9 +287,9 @@ fn inside(wish: &Wish) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// The key is one of those that `cri_spec::sysctls` lets through, so it cannot name anything but a sysctl.
+/// The key is a path of those that `cri_spec::sysctls` lets through, so it cannot name anything but a sysctl.
 fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    let path = format!("/proc/sys/{key}");
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes())?;

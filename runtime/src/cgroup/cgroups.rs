@@ -305,7 +305,7 @@ fn write(
 ) -> Result<(), CgroupError> {
     cgroup.write(file, value).map_err(|source| CgroupError::Write {
         directory: place.to_owned(),
-        file,
+        file: file.into(),
         value: value.to_owned(),
         source,
     })

@@ -2,6 +2,7 @@
 
 use super::device::BadDeviceRule;
 use super::path::CgroupPath;
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -49,7 +50,7 @@ pub enum CgroupError {
         /// The cgroup's directory.
         directory: PathBuf,
         /// The control file.
-        file: &'static str,
+        file: Cow<'static, str>,
         /// What was written.
         value: String,
         /// What the kernel said.
@@ -64,7 +65,7 @@ pub enum CgroupError {
         /// The controller, such as "memory".
         controller: &'static str,
         /// The control file that sets the limit.
-        file: &'static str,
+        file: Cow<'static, str>,
         /// Why the controller could not be enabled, where that was tried.
         source: Option<io::Error>,
     },
@@ -118,6 +119,14 @@ pub enum BadLimits {
         /// The limit of both, in bytes.
         swap_bytes: i64,
     },
+
+    /// A file that belongs to no controller we know.
+    #[error("{0:?} is no limit of cgroup v2")]
+    NoLimit(String),
+
+    /// Files of cgroup v2 on a host with v1.
+    #[error("{0:?} is a limit of cgroup v2, and this host has v1")]
+    OnlyV2(String),
 
     /// A device rule.
     #[error(transparent)]

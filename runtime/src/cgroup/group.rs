@@ -106,8 +106,14 @@ impl Cgroup {
             self.refuse_memory_in_use(limits)?;
         }
         let settings = if self.is_v2() {
-            v2::settings(limits, || self.quota_v2(age))?
+            let further = v2::further(limits)?;
+            let mut settings = v2::settings(limits, || self.quota_v2(age))?;
+            settings.extend(further);
+            settings
         } else {
+            if let Some((file, _)) = limits.unified.first() {
+                return Err(BadLimits::OnlyV2(file.clone()).into());
+            }
             v1::settings(limits, &self.now_v1(limits, age)?).map_err(BadLimits::from)?
         };
         match age {
@@ -127,7 +133,7 @@ impl Cgroup {
     }
 
     fn write(&self, setting: &Setting) -> Result<(), CgroupError> {
-        let &Setting { controller, file, absent, .. } = setting;
+        let Setting { controller, file, absent, .. } = setting;
         let written = match self.place_of(controller) {
             None => None,
             Some(place) => match place.directory.write(file, &setting.value) {
@@ -135,6 +141,7 @@ impl Cgroup {
                 Err(err) if is_gone(&err) && place.directory.children().is_ok() => None,
                 Err(source) => {
                     let (directory, value) = (place.path.clone(), setting.value.clone());
+                    let file = file.clone();
                     return Err(CgroupError::Write { directory, file, value, source });
                 }
                 Ok(()) => Some(()),
@@ -145,7 +152,7 @@ impl Cgroup {
             (None, Absent::Refuse) => Err(CgroupError::MissingController {
                 path: self.path.clone(),
                 controller,
-                file,
+                file: file.clone(),
                 source: None,
             }),
         }
@@ -156,7 +163,7 @@ impl Cgroup {
         for setting in settings {
             // A file that cannot be read (those of devices) has no value to go back to.
             let value =
-                self.place_of(setting.controller).map(|place| place.directory.read(setting.file));
+                self.place_of(setting.controller).map(|place| place.directory.read(&setting.file));
             if let Err(err) = self.write(setting) {
                 self.write_back(old);
                 return Err(err);
@@ -172,7 +179,7 @@ impl Cgroup {
     fn write_back(&self, old: Vec<Setting>) {
         for setting in old.into_iter().rev() {
             if let Err(err) = self.write(&setting) {
-                tracing::warn!(cgroup = %self.path, file = setting.file, %err, "limit not set back");
+                tracing::warn!(cgroup = %self.path, file = %setting.file, %err, "limit not set back");
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::device::{DeviceRule, allowed};
 use super::error::BadLimits;
+use std::borrow::Cow;
 
 /// Limits of a cgroup, in OCI's terms. What is absent, zero or empty stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Limits {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes, as a list such as `0,1`.
     pub cpuset_mems: Option<String>,
+    /// Further files of cgroup v2 with their texts, such as `memory.oom.group` and `1`; v1 has no such thing.
+    pub unified: Vec<(String, String)>,
     /// Devices that may be used: none but what these rules allow. Absent, all may.
     pub devices: Option<Vec<DeviceRule>>,
 }
@@ -99,7 +102,7 @@ impl Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) controller: &'static str,
-    pub(super) file: &'static str,
+    pub(super) file: Cow<'static, str>,
     pub(super) value: String,
     /// What it means that the kernel does not have the file.
     pub(super) absent: Absent,
@@ -114,8 +117,12 @@ pub(super) enum Absent {
 }
 
 impl Setting {
-    pub(super) fn new(controller: &'static str, file: &'static str, value: impl ToString) -> Self {
-        Self { controller, file, value: value.to_string(), absent: Absent::Refuse }
+    pub(super) fn new(
+        controller: &'static str,
+        file: impl Into<Cow<'static, str>>,
+        value: impl ToString,
+    ) -> Self {
+        Self { controller, file: file.into(), value: value.to_string(), absent: Absent::Refuse }
     }
 
     pub(super) fn accept_absent(self) -> Self {

@@ -179,7 +179,7 @@ mod tests {
                             ..Now::FRESH
                         };
                         let first = cpu(&limits, &now).swap_remove(0).file;
-                        let between = match first {
+                        let between = match &*first {
                             "cpu.cfs_quota_us" => (new_quota, old_period),
                             _ => (old_quota, new_period),
                         };

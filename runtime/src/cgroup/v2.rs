@@ -1,9 +1,28 @@
 //! Which control files of cgroup v2 get which text (kernel documentation, `cgroup-v2.rst`). Nothing is written here.
 
+use super::error::BadLimits;
 use super::limits::{Amount, Limits, Setting};
 
 /// The controllers that limits and statistics need, in the order in which they are enabled.
 const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"];
+
+/// The settings that put further files in force. The name of a file begins with its controller's.
+pub(super) fn further(limits: &Limits) -> Result<Vec<Setting>, BadLimits> {
+    let controller = |file: &str| {
+        let (name, _) = file.split_once('.')?;
+        CONTROLLERS.into_iter().find(|controller| *controller == name)
+    };
+    limits
+        .unified
+        .iter()
+        .map(|(file, value)| match controller(file) {
+            Some(controller) if !file.contains('/') => {
+                Ok(Setting::new(controller, file.clone(), value))
+            }
+            Some(_) | None => Err(BadLimits::NoLimit(file.clone())),
+        })
+        .collect()
+}
 
 /// The settings that put `limits` in force. `quota` gives the first word of `cpu.max` now; it is asked for only if the
 /// period changes alone, because the file cannot be written without a quota.
@@ -159,6 +178,21 @@ mod tests {
         ];
         for (name, limits, want) in cases {
             assert_eq!(written(limits), *want, "{name}");
+        }
+    }
+
+    #[test]
+    fn further_files_belong_to_a_controller() {
+        let of = |file: &str| {
+            let unified = vec![(file.to_owned(), "1".to_owned())];
+            further(&Limits { unified, ..Limits::default() })
+        };
+        assert_eq!(
+            of("memory.oom.group").unwrap(),
+            [Setting::new("memory", "memory.oom.group", 1)]
+        );
+        for bad in ["cgroup.procs", "memory", "memory./../cgroup.procs", "nope.max"] {
+            assert_eq!(of(bad), Err(BadLimits::NoLimit(bad.to_owned())));
         }
     }
 

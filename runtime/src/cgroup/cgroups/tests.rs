@@ -148,7 +148,7 @@ fn a_refused_limit_leaves_the_others_as_they_were() {
     let limits = Limits { cpu_shares: Some(2_048), ..memory(1 << 20) };
     let err = cgroup.apply(&limits).unwrap_err();
     assert!(
-        matches!(err, CgroupError::MissingController { file: "memory.limit_in_bytes", .. }),
+        matches!(err, CgroupError::MissingController { ref file, .. } if file == "memory.limit_in_bytes"),
         "{err}"
     );
     assert_eq!(read_to_string(dir.path().join("cpu/pod/cpu.shares")).unwrap(), "1024\n");
