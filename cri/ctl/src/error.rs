@@ -100,10 +100,17 @@ pub(crate) struct Refusal(pub(crate) Status);
 
 impl Error for Refusal {}
 
+impl Refusal {
+    /// A status that was made here has its cause with it; one of the daemon is words only.
+    fn is_lost_connection(&self) -> bool {
+        self.0.source().is_some()
+    }
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (code, message) = (self.0.code(), self.0.message());
-        if code == Code::Unavailable {
+        if self.is_lost_connection() {
             write!(f, "the daemon went away: {message}")
         } else if !message.is_empty() {
             f.write_str(message)
@@ -201,7 +208,9 @@ impl CliError {
         let mut line = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
-            let text = lower_first(&error.to_string());
+            let is_system = error.is::<io::Error>() || error.is::<rustix::io::Errno>();
+            let text = error.to_string();
+            let text = if is_system { lower_first(&text) } else { text };
             // Some libraries repeat their cause in their own text.
             if !line.ends_with(&text) {
                 line = format!("{line}: {text}");
@@ -215,7 +224,7 @@ impl CliError {
     }
 }
 
-/// Ours are lower case, the system's are not.
+/// Our words are lower case; the system's become so.
 fn lower_first(text: &str) -> String {
     let mut letters = text.chars();
     match (letters.next(), letters.clone().next()) {
@@ -269,6 +278,16 @@ mod tests {
                 "a call that is not there",
                 CliError::call("get stats")(Status::unimplemented("")),
                 "get stats: the daemon lacks this call",
+            ),
+            (
+                "unavailable, says the daemon",
+                CliError::call("pull a")(Status::unavailable("RegistryUnavailable: a")),
+                "pull a: RegistryUnavailable: a",
+            ),
+            (
+                "the connection broke",
+                CliError::call("pull a")(Status::from_error(io::Error::other("reset").into())),
+                "pull a: the daemon went away: reset",
             ),
             (
                 "a bad option",

@@ -1,5 +1,7 @@
 //! A bar for each layer, on a terminal.
 
+use std::io::{self, Write};
+
 use cri_api::berth::v1::layer_progress::State;
 use cri_api::berth::v1::{LayerProgress, PullProgress};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -25,6 +27,15 @@ impl Bars {
                 self.layers.push(self.all.add(bar(layer)));
             }
             update(&self.layers[index], layer);
+        }
+    }
+}
+
+/// The cursor stands behind the last bar; what comes next has a line of its own.
+impl Drop for Bars {
+    fn drop(&mut self) {
+        if !self.layers.is_empty() {
+            writeln!(io::stderr()).ok();
         }
     }
 }

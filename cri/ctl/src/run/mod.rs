@@ -26,6 +26,7 @@ use crate::node::Node;
 use crate::output::Out;
 use crate::settings::Settings;
 use options::Network;
+pub(crate) use pod::remove_logs_of;
 use pod::{Plan, Pod};
 
 #[derive(Debug, clap::Args)]

@@ -64,8 +64,6 @@ impl Plan {
             None => options::name_after(image, &ids::suffix()?),
         };
         let uid = ids::uuid()?;
-        let log_root = std::env::var_os("BERTH_LOG_DIR").unwrap_or_else(|| LOG_ROOT.into());
-        let log_root = absolute(Path::new(&log_root))?;
         let here = |name: &str| std::env::var_os(name).map(OsStringExt::into_vec);
         let directory = absolute(Path::new("."))?;
         let one = |option, text: &Option<String>, read: fn(&str) -> Result<i64, _>| {
@@ -74,7 +72,7 @@ impl Plan {
         };
         Ok(Self {
             image: image.clone(),
-            log_directory: log_root.join(format!("{name}_{uid}")),
+            log_directory: log_directory(&name, &uid)?,
             name,
             uid,
             handler: run.runtime.clone(),
@@ -208,6 +206,27 @@ impl Pod {
             remove_logs(&self.plan.log_directory);
         }
     }
+}
+
+/// Where a pod that `run` made has its log.
+fn log_directory(name: &str, uid: &str) -> Result<PathBuf, CliError> {
+    let root = std::env::var_os("BERTH_LOG_DIR").unwrap_or_else(|| LOG_ROOT.into());
+    Ok(absolute(Path::new(&root))?.join(format!("{name}_{uid}")))
+}
+
+/// Removes the log of a pod that `run` has made and left; other pods have none at that place.
+pub(crate) fn remove_logs_of(metadata: &PodSandboxMetadata) -> Result<(), CliError> {
+    let PodSandboxMetadata { name, uid, .. } = metadata;
+    // The daemon's word alone must not lead anywhere else.
+    let is_uid =
+        uid.len() == 36 && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if options::name(name).is_ok() && is_uid {
+        let directory = log_directory(name, uid)?;
+        if directory.is_dir() {
+            remove_logs(&directory);
+        }
+    }
+    Ok(())
 }
 
 fn remove_logs(directory: &Path) {

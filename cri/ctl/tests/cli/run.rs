@@ -77,6 +77,10 @@ fn a_named_or_detached_pod_stays() {
     assert_eq!(daemon.state().pods.len(), 2, "removed, as asked");
     assert_eq!(run(&daemon, &["run", "--rm=false", IMAGE]).0, 0);
     assert_eq!(daemon.state().pods.len(), 3, "kept, as asked");
+
+    assert_eq!(std::fs::read_dir(daemon.logs()).unwrap().count(), 3);
+    printed(&daemon, &["rmp", "-f", "-a"]);
+    daemon.assert_empty();
 }
 
 /// `berth run`, of which the first line has been read.

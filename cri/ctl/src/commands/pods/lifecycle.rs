@@ -11,7 +11,7 @@ use cri_api::runtime::v1::{
 use crate::error::{self, CliError};
 use crate::node::Node;
 use crate::output::{Out, note};
-use crate::{config_file, duration};
+use crate::{config_file, duration, run};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
@@ -107,7 +107,8 @@ async fn remove(node: &Node, out: &mut Out, id: &str, force: bool) -> Result<(),
         .pod_sandbox_status(request)
         .await
         .map_err(CliError::call(format!("get the status of pod {id}")))?;
-    if answer.status.is_some_and(|status| status.state() == PodSandboxState::SandboxReady) {
+    let status = answer.status.unwrap_or_default();
+    if status.state() == PodSandboxState::SandboxReady {
         if !force {
             return Err(CliError::StillRunning { kind: "pod", id: id.into() });
         }
@@ -116,5 +117,6 @@ async fn remove(node: &Node, out: &mut Out, id: &str, force: bool) -> Result<(),
     node.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id.into() })
         .await
         .map_err(CliError::call(format!("remove pod {id}")))?;
+    status.metadata.as_ref().map_or(Ok(()), run::remove_logs_of)?;
     out.line(format_args!("Removed sandbox {id}"))
 }
