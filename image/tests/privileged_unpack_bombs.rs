@@ -4,7 +4,7 @@
 
 mod corpus;
 
-use corpus::{Bench, archive, chain, dir, entry, file, gzip};
+use corpus::{Bench, archive, chain, device, dir, entry, file, gzip, hard_link, listing, symlink};
 use image::layer::{Compression, LayerFault, Layers};
 use std::fs;
 use std::io::Write;
@@ -135,4 +135,60 @@ fn privileged_damaged_compression_names_the_place() {
             .starts_with("layer refused: the first entry: the compressed data are damaged: "),
         "{err}"
     );
+}
+
+#[test]
+fn privileged_no_mutation_of_a_layer_gets_out_or_kills_the_worker() {
+    let bench = Bench::in_memory();
+    let canary = bench.canary();
+    let before = listing(&canary, true);
+    let out = canary.display().to_string();
+    let seed = archive([
+        dir("d").owner(3, 4),
+        file("d/f", b"content").xattr("user.a", b"1"),
+        symlink("l", &out),
+        file("l2/../d/g", b"1"),
+        hard_link("h", "d/f"),
+        file(".wh.gone", b""),
+        file("d/.wh..wh..opq", b""),
+        device("c", b'3', 1, 3),
+        file("l/file", b"dead"),
+    ]);
+    // A generator of Marsaglia's, seeded with a constant so that a failure can be repeated.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    for round in 0..200 {
+        let mut layer = seed.clone();
+        for _ in 0..=random(4) {
+            let block = random(layer.len() / 512) * 512;
+            match random(3) {
+                // Somewhere in a name, a size, a type or a target.
+                0 => {
+                    layer[block + [0, 1, 124, 156, 157, 345][random(6)]] =
+                        b"/.0127xgLKS"[random(11)]
+                }
+                1 => layer[block + random(512)] ^= 1 << random(8),
+                _ => drop(layer.drain(block..block + 512)),
+            }
+        }
+        for block in layer.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let fault = bench
+            .unpack_as(&chain(0), &layer, Compression::Plain)
+            .map_err(|err| (err.fault(), err));
+        assert!(
+            !matches!(fault, Err((LayerFault::Worker | LayerFault::Disk, _))),
+            "round {round}: {fault:?}"
+        );
+        assert_eq!(listing(&canary, true), before, "round {round}");
+        bench.store.remove(&chain(0)).unwrap();
+    }
 }

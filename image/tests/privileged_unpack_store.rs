@@ -207,16 +207,20 @@ fn privileged_a_finished_layer_that_is_dropped_leaves_nothing() {
 /// The worker of the only layer in the making below `dir`.
 fn worker_pid(dir: &Path) -> i32 {
     let area = entries(&dir.join("root/layers/staging")).remove(0).join("diff");
-    let needle = area.to_str().unwrap().to_owned();
-    let pids = entries(Path::new("/proc"))
-        .into_iter()
-        .filter_map(|path| path.file_name()?.to_str()?.parse().ok());
-    pids.into_iter()
-        .find(|pid: &i32| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split('\0').any(|argument| argument == needle)
-        })
-        .expect("a worker is running")
+    let is_its_worker = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|&byte| byte == 0)
+            .any(|argument| argument == area.as_os_str().as_encoded_bytes())
+    };
+    let mut found = None;
+    // A process that is being executed has no arguments for a moment.
+    eventually("a worker is running", || {
+        let names = entries(Path::new("/proc")).into_iter();
+        let mut pids = names.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+        found = pids.find(is_its_worker);
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 #[test]

@@ -95,6 +95,8 @@ impl Overlay {
             }
             Err(source) => return Err(LayerError::Worker { step: step(), source }),
         }
+        // Never looked up in PATH.
+        let worker = std::path::absolute(worker).map_err(store("find the worker"))?;
         let path = std::path::absolute(root).map_err(store("find the store"))?.join("layers");
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -106,13 +108,8 @@ impl Overlay {
             area::private_directory(&dir, Path::new(STAGING)).map_err(store("make the store"))?;
         let nursery = Arc::new(Nursery::new(staging, path.join(STAGING)));
         let left_over = nursery.names()?;
-        let mut shared = Shared {
-            dir,
-            nursery,
-            worker: worker.to_owned(),
-            layers: Mutex::default(),
-            naming: Mutex::default(),
-        };
+        let mut shared =
+            Shared { dir, nursery, worker, layers: Mutex::default(), naming: Mutex::default() };
         let broken = shared.load()?;
         sweep(&shared.nursery, left_over.into_iter().chain(broken).collect())?;
         Ok(Self { shared: Arc::new(shared) })

@@ -29,6 +29,8 @@ pub(super) struct Worker {
     pidfd: OwnedFd,
     input: Option<File>,
     output: File,
+    /// The longest silence.
+    patience: Duration,
 }
 
 impl Worker {
@@ -55,7 +57,9 @@ impl Worker {
             })?;
         let prepared = Self::adopt(&mut child);
         match prepared {
-            Ok((pidfd, input, output)) => Ok(Self { child, pidfd, input: Some(input), output }),
+            Ok((pidfd, input, output)) => {
+                Ok(Self { child, pidfd, input: Some(input), output, patience: STALLED })
+            }
             Err(source) => {
                 // It has nothing to read from, so it ends even if this fails.
                 child.kill().and_then(|()| child.wait()).ok();
@@ -123,8 +127,8 @@ impl Worker {
     /// Fills `into`; false where the stream ends before.
     fn read_exact(&mut self, mut into: &mut [u8]) -> Result<bool, LayerError> {
         while !into.is_empty() {
-            if !is_ready(&self.output, STALLED).map_err(listening)? {
-                return Err(LayerError::Stalled(STALLED));
+            if !is_ready(&self.output, self.patience).map_err(listening)? {
+                return Err(LayerError::Stalled(self.patience));
             }
             match self.output.read(into) {
                 Ok(0) => return Ok(false),
@@ -189,6 +193,82 @@ impl From<Refusal> for LayerError {
             Refusal::Limit(bound, limit) => Self::Limit { what: bound.as_str(), limit },
             Refusal::Disk(step, number) => Self::Unpack { step, source: source(number) },
             Refusal::Worker(step, number) => Self::Worker { step, source: source(number) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::wire::Bound;
+    use std::io::Write;
+
+    /// What the store makes of a worker that runs `script` with the file `report` at hand.
+    fn finish(script: &str, report: &[u8]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = dir.path().join(name);
+            File::create_new(&path).unwrap().write_all(content).unwrap();
+            path
+        };
+        let report = file("report", report);
+        let script = file("script", script.replace("REPORT", report.to_str().unwrap()).as_bytes());
+        // The shell takes the first argument, meant to be the tree, for the script.
+        let limits = Limits::default();
+        let mut worker =
+            Worker::start(Path::new("/bin/sh"), &script, Compression::Plain, &limits).unwrap();
+        worker.patience = Duration::from_millis(300);
+        match worker.finish() {
+            Ok(unpacked) => format!("{} inodes", unpacked.inodes),
+            Err(err) => err.to_string(),
+        }
+    }
+
+    fn framed(length: u32, text: &[u8]) -> Vec<u8> {
+        [&[wire::REPORT][..], &length.to_le_bytes(), text].concat()
+    }
+
+    fn report(report: &Report) -> Vec<u8> {
+        let text = postcard::to_allocvec(report).unwrap();
+        framed(u32::try_from(text.len()).unwrap(), &text)
+    }
+
+    #[test]
+    fn a_worker_is_believed_only_as_far_as_its_words_go() {
+        let good = report(&Report::Unpacked(Unpacked { inodes: 7, ..Unpacked::default() }));
+        let refused = report(&Report::Refused(Refusal::Limit(Bound::Entries, 9)));
+        let died = "the unpack worker ended early: ";
+        let garbled = "report by the unpack worker";
+        let cases = [
+            ("good", "cat REPORT", good.clone(), "7 inodes".to_owned()),
+            ("with beats", "echo -n ...; cat REPORT", good.clone(), "7 inodes".to_owned()),
+            ("refused", "cat REPORT", refused, "layer refused: more than 9 entries".to_owned()),
+            (
+                "good, then failed",
+                "cat REPORT; exit 3",
+                good.clone(),
+                format!("{died}exit status: 3"),
+            ),
+            ("nothing", "exit 0", vec![], format!("{died}exit status: 0")),
+            (
+                "half",
+                "cat REPORT",
+                good[..good.len() - 1].to_vec(),
+                format!("{died}exit status: 0"),
+            ),
+            ("killed", "kill -SYS $$", vec![], format!("{died}signal: 31 (SIGSYS)")),
+            ("something else", "echo hello", vec![], garbled.to_owned()),
+            ("no report", "cat REPORT", framed(3, b"\xff\xff\xff"), garbled.to_owned()),
+            ("too long", "cat REPORT", framed(u32::MAX, b""), garbled.to_owned()),
+            (
+                "still",
+                "exec sleep 1000",
+                vec![],
+                "the unpack worker stood still for 0 s".to_owned(),
+            ),
+        ];
+        for (name, script, report, want) in cases {
+            assert_eq!(finish(script, &report), want, "{name}");
         }
     }
 }
