@@ -236,7 +236,7 @@ fn specimen(root: &Path) {
         File::create_new(&path).unwrap().write_all(&content).unwrap();
         let (uid, gid) = (n % 5 * 1000, n % 11 * 3_000_000);
         std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400 | n * 37 % 0o7777)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400 | (n * 37 % 0o7777))).unwrap();
         if n % 4 == 0 {
             attributes(&path, "user.note", format!("note {n}\n=").as_bytes());
         }

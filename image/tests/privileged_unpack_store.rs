@@ -6,7 +6,7 @@ mod corpus;
 
 use corpus::{Bench, archive, chain, dir, file, gzip, with_causes, worker};
 use image::Digest;
-use image::layer::{Compression, LayerError, LayerFault, Layers, Overlay, Usage, stack};
+use image::layer::{Compression, LayerError, LayerFault, Layers, Overlay, Usage};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
@@ -123,22 +123,6 @@ fn privileged_layers_survive_the_process_and_half_layers_do_not() {
     assert!(!half.exists());
     assert!(layers.join("lost+found").exists(), "what is no layer is left alone");
     eventually("left-overs are swept", || entries(&staging).is_empty());
-}
-
-#[test]
-fn privileged_a_stack_ends_at_a_layer_that_hides_what_is_below() {
-    let bench = Bench::new();
-    plain(&bench, 1, &archive([file("a", b"1")])).unwrap();
-    plain(&bench, 2, &archive([file("b", b"1"), file(".wh..wh..opq", b"")])).unwrap();
-    plain(&bench, 3, &archive([file("c", b"1")])).unwrap();
-    let inodes = |layers: &[u8]| -> Vec<u64> {
-        let layers: Vec<_> = layers.iter().map(|&n| chain(n)).collect();
-        let trees = stack(&bench.store, &layers).unwrap();
-        trees.iter().map(|tree| rustix::fs::fstat(tree).unwrap().st_ino).collect()
-    };
-    let inode = |n| fs::metadata(bench.tree(&chain(n))).unwrap().ino();
-    assert_eq!(inodes(&[3, 2, 1]), [inode(3), inode(2)]);
-    assert_eq!(inodes(&[3, 1]), [inode(3), inode(1)]);
 }
 
 #[test]

@@ -45,14 +45,12 @@ pub trait Layers: Send + Sync + Debug {
     fn open(&self, layer: &ChainId) -> Result<OwnedFd, LayerError>;
 
     /// Whether the layer hides everything below it (`.wh..wh..opq` at its root). Overlayfs does not know that of a root, so
-    /// layers below it must not be mounted with it: see [`stack`]. A store without such layers says no.
+    /// layers below it must not be mounted with it.
     ///
     /// # Errors
     ///
     /// [`LayerError::Missing`] when it is not here.
-    fn hides_below(&self, _layer: &ChainId) -> Result<bool, LayerError> {
-        Ok(false)
-    }
+    fn hides_below(&self, layer: &ChainId) -> Result<bool, LayerError>;
 
     /// Removes a layer; a missing one is fine.
     ///
@@ -96,26 +94,6 @@ pub trait Staged: Send {
     ///
     /// [`LayerError::Store`]; the layer is not visible then.
     fn commit(self: Box<Self>, as_layer: &ChainId) -> Result<(), LayerError>;
-}
-
-/// The trees to mount for `layers`, topmost first, which are given topmost first: all of them, or those down to the first
-/// that hides what is below it.
-///
-/// # Errors
-///
-/// [`LayerError::Missing`] when one is not here.
-pub fn stack<'a>(
-    store: &dyn Layers,
-    layers: impl IntoIterator<Item = &'a ChainId>,
-) -> Result<Vec<OwnedFd>, LayerError> {
-    let mut trees = Vec::new();
-    for layer in layers {
-        trees.push(store.open(layer)?);
-        if store.hides_below(layer)? {
-            break;
-        }
-    }
-    Ok(trees)
 }
 
 /// How a layer's tar stream is packed.

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 
 /// One entry to write: a header whose every field can be made wrong, with what goes before and after it.
 #[derive(Clone)]
-pub struct Entry {
+pub(crate) struct Entry {
     header: [u8; 512],
     before: Vec<u8>,
     data: Vec<u8>,
     records: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-pub fn entry(name: &str, kind: u8) -> Entry {
+pub(crate) fn entry(name: &str, kind: u8) -> Entry {
     let mut header = [0; 512];
     header[257..265].copy_from_slice(b"ustar\x0000");
     header[156] = kind;
@@ -32,50 +32,50 @@ pub fn entry(name: &str, kind: u8) -> Entry {
     if name.len() <= 100 { entry.field(0, name.as_bytes()) } else { entry.pax("path", name) }
 }
 
-pub fn file(name: &str, data: &[u8]) -> Entry {
+pub(crate) fn file(name: &str, data: &[u8]) -> Entry {
     entry(name, b'0').data(data)
 }
 
-pub fn dir(name: &str) -> Entry {
+pub(crate) fn dir(name: &str) -> Entry {
     entry(name, b'5')
 }
 
-pub fn symlink(name: &str, target: &str) -> Entry {
+pub(crate) fn symlink(name: &str, target: &str) -> Entry {
     entry(name, b'2').link(target)
 }
 
-pub fn hard_link(name: &str, target: &str) -> Entry {
+pub(crate) fn hard_link(name: &str, target: &str) -> Entry {
     entry(name, b'1').link(target)
 }
 
-pub fn device(name: &str, kind: u8, major: u32, minor: u32) -> Entry {
+pub(crate) fn device(name: &str, kind: u8, major: u32, minor: u32) -> Entry {
     let (major, minor) = (format!("{major:07o}\0"), format!("{minor:07o}\0"));
     entry(name, kind).field(329, major.as_bytes()).field(337, minor.as_bytes())
 }
 
 impl Entry {
-    pub fn field(mut self, at: usize, bytes: &[u8]) -> Self {
+    pub(crate) fn field(mut self, at: usize, bytes: &[u8]) -> Self {
         self.header[at..at + bytes.len()].copy_from_slice(bytes);
         self
     }
 
-    pub fn mode(self, mode: u32) -> Self {
+    pub(crate) fn mode(self, mode: u32) -> Self {
         self.field(100, format!("{mode:07o}\0").as_bytes())
     }
 
-    pub fn owner(self, uid: u32, gid: u32) -> Self {
+    pub(crate) fn owner(self, uid: u32, gid: u32) -> Self {
         self.field(108, format!("{uid:07o}\0{gid:07o}\0").as_bytes())
     }
 
-    pub fn size(self, size: u64) -> Self {
+    pub(crate) fn size(self, size: u64) -> Self {
         self.field(124, format!("{size:011o}\0").as_bytes())
     }
 
-    pub fn mtime(self, seconds: u64) -> Self {
+    pub(crate) fn mtime(self, seconds: u64) -> Self {
         self.field(136, format!("{seconds:011o}\0").as_bytes())
     }
 
-    pub fn link(self, target: &str) -> Self {
+    pub(crate) fn link(self, target: &str) -> Self {
         if target.len() <= 100 {
             self.field(157, target.as_bytes())
         } else {
@@ -83,32 +83,32 @@ impl Entry {
         }
     }
 
-    pub fn data(mut self, data: &[u8]) -> Self {
+    pub(crate) fn data(mut self, data: &[u8]) -> Self {
         self.data = data.to_vec();
         self.size(data.len() as u64)
     }
 
     /// A record of an extended header before the entry.
-    pub fn pax(self, key: &str, value: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn pax(self, key: &str, value: impl AsRef<[u8]>) -> Self {
         self.pax_bytes(key.as_bytes(), value.as_ref())
     }
 
-    pub fn pax_bytes(mut self, key: &[u8], value: &[u8]) -> Self {
+    pub(crate) fn pax_bytes(mut self, key: &[u8], value: &[u8]) -> Self {
         self.records.push((key.to_vec(), value.to_vec()));
         self
     }
 
-    pub fn xattr(self, name: &str, value: &[u8]) -> Self {
+    pub(crate) fn xattr(self, name: &str, value: &[u8]) -> Self {
         self.pax(&format!("SCHILY.xattr.{name}"), value)
     }
 
     /// Bytes right before the entry's own header.
-    pub fn before(mut self, bytes: Vec<u8>) -> Self {
+    pub(crate) fn before(mut self, bytes: Vec<u8>) -> Self {
         self.before.extend(bytes);
         self
     }
 
-    pub fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if !self.records.is_empty() {
             let records: Vec<u8> =
@@ -127,7 +127,7 @@ impl Entry {
 }
 
 /// One record of an extended header.
-pub fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(crate) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while length.to_string().len() + rest != length {
@@ -136,49 +136,49 @@ pub fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
 }
 
-pub fn padded(data: &[u8]) -> Vec<u8> {
+pub(crate) fn padded(data: &[u8]) -> Vec<u8> {
     let mut data = data.to_vec();
     data.resize(data.len().next_multiple_of(512), 0);
     data
 }
 
 /// A whole archive of `entries`.
-pub fn archive(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
+pub(crate) fn archive(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     let mut bytes: Vec<u8> = entries.into_iter().flat_map(Entry::bytes).collect();
     bytes.extend([0; 1024]);
     bytes
 }
 
-pub fn gzip(data: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
 }
 
 /// A store in a directory of its own, beside a canary.
-pub struct Bench {
-    pub dir: tempfile::TempDir,
-    pub store: Overlay,
-    pub limits: Limits,
+pub(crate) struct Bench {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: Overlay,
+    pub(crate) limits: Limits,
 }
 
 /// Where the worker is.
-pub fn worker() -> &'static Path {
+pub(crate) fn worker() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_berth-unpack"))
 }
 
 /// The name under which a bench commits the layer `n`.
-pub fn chain(n: u8) -> ChainId {
+pub(crate) fn chain(n: u8) -> ChainId {
     ChainId::base(&Digest::of(&[n]))
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::below(&std::env::temp_dir())
     }
 
     /// Where no disk and nobody else's writing decides how long something takes.
-    pub fn in_memory() -> Self {
+    pub(crate) fn in_memory() -> Self {
         Self::below(Path::new("/dev/shm"))
     }
 
@@ -194,12 +194,12 @@ impl Bench {
         Self { dir, store, limits: Limits::default() }
     }
 
-    pub fn canary(&self) -> PathBuf {
+    pub(crate) fn canary(&self) -> PathBuf {
         self.dir.path().join("canary")
     }
 
     /// Unpacks and commits `layer`.
-    pub fn unpack_as(
+    pub(crate) fn unpack_as(
         &self,
         name: &ChainId,
         layer: &[u8],
@@ -221,7 +221,7 @@ impl Bench {
 
     /// Unpacks the plain `layer` and shows the tree, or why there is none. Checks that the canary is as it was, and that
     /// a refused layer leaves nothing.
-    pub fn unpack(&self, layer: &[u8]) -> Result<String, String> {
+    pub(crate) fn unpack(&self, layer: &[u8]) -> Result<String, String> {
         let before = listing(&self.canary(), true);
         let result = self.unpack_as(&chain(0), layer, Compression::Plain);
         assert_eq!(listing(&self.canary(), true), before, "the canary is untouched");
@@ -237,12 +237,12 @@ impl Bench {
         shown
     }
 
-    pub fn tree(&self, layer: &ChainId) -> PathBuf {
+    pub(crate) fn tree(&self, layer: &ChainId) -> PathBuf {
         self.dir.path().join("root/layers").join(layer.digest().hex()).join("diff")
     }
 
     /// The tree of a layer on one line, without owners, modes and times.
-    pub fn show(&self, layer: &ChainId) -> String {
+    pub(crate) fn show(&self, layer: &ChainId) -> String {
         let root: OwnedFd = self.store.open(layer).unwrap();
         drop(root);
         let hides = if self.store.hides_below(layer).unwrap() { "hides below; " } else { "" };
@@ -250,7 +250,7 @@ impl Bench {
     }
 }
 
-pub fn with_causes(err: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(err: &dyn std::error::Error) -> String {
     match err.source() {
         Some(source) => format!("{err}: {}", with_causes(source)),
         None => err.to_string(),
@@ -258,7 +258,7 @@ pub fn with_causes(err: &dyn std::error::Error) -> String {
 }
 
 /// All that is below `root`, sorted; with everything about each if `exact`.
-pub fn listing(root: &Path, exact: bool) -> Vec<String> {
+pub(crate) fn listing(root: &Path, exact: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let mut left = vec![PathBuf::new()];
     while let Some(path) = left.pop() {
@@ -300,7 +300,7 @@ pub fn listing(root: &Path, exact: bool) -> Vec<String> {
 }
 
 /// An extended attribute of `path` itself.
-pub fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
+pub(crate) fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 70_000];
     let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
     value.truncate(length);
