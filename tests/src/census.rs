@@ -141,15 +141,26 @@ fn is_layer(path: &Path) -> bool {
     parent.is_some_and(|name| name == "layers" || name == "sha256")
 }
 
+/// Connections to registries are left out: they are kept for the next pull, for a while.
 fn descriptors(pid: u32, stage: &Stage) -> Vec<String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     let directory = stage.directory().display().to_string();
+    let connections = connections(pid);
     entries
         .flatten()
         .filter_map(|entry| fs::read_link(entry.path()).ok())
         .map(|target| target.to_string_lossy().replace(&directory, "").replace(" (deleted)", ""))
+        .filter(|target| !connections.contains(target))
         .map(|target| target.split(":[").next().unwrap_or(&target).to_owned())
         .collect()
+}
+
+/// The TCP sockets of a process's network, named as in its directory of descriptors.
+fn connections(pid: u32) -> Vec<String> {
+    let tables = ["tcp", "tcp6"].map(|kind| format!("/proc/{pid}/net/{kind}"));
+    let lines = tables.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let inode = |line: &str| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?));
+    lines.flat_map(|text| text.lines().filter_map(inode).collect::<Vec<_>>()).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use crate::cri::Cri;
 use crate::patience::eventually;
+use crate::peer;
 use crate::process::Process;
 use crate::stage::Stage;
 
@@ -23,6 +24,10 @@ impl Daemon {
     ///
     /// When it does not, with what it logged.
     pub fn start(stage: &Stage) -> Self {
+        if peer::is_wanted() {
+            let (process, cri) = peer::start(stage);
+            return Self { process, cri };
+        }
         let log = OpenOptions::new()
             .append(true)
             .create(true)
@@ -55,8 +60,15 @@ impl Daemon {
         self.process.kill();
     }
 
-    /// SIGTERM, as a service manager stops it.
-    pub fn stop(mut self) -> Option<ExitStatus> {
+    /// Hangs up, then SIGTERM, as a service manager stops it.
+    pub fn stop(self) -> Option<ExitStatus> {
+        let Self { mut process, cri } = self;
+        drop(cri);
+        process.terminate()
+    }
+
+    /// SIGTERM while a client stays connected that does not even read.
+    pub fn stop_under_a_client(mut self) -> Option<ExitStatus> {
         self.process.terminate()
     }
 }

@@ -122,8 +122,8 @@ impl Tree {
 pub fn busybox() -> Tree {
     const APPLETS: &str = "ash awk basename cat chmod chown cut date dd df dirname echo env expr \
         false find grep head hostname httpd id ifconfig ip kill ln ls mkdir mknod mktemp mount mv nc nproc \
-        ping printenv ps pwd readlink rm rmdir sed seq sh sleep sort stat sync tail tee test \
-        timeout touch tr true umount uname unshare usleep wc wget whoami xargs yes";
+        ping ps pwd readlink rm rmdir sed seq sh sleep sort stat sync tail tee test \
+        timeout touch tr true umount uname unshare usleep wc whoami xargs yes";
     let binary = fs::read("/bin/busybox").expect("busybox-static is installed");
     let mut tree = Tree::default();
     for directory in

@@ -26,6 +26,7 @@ pub mod http;
 pub mod image;
 pub mod log;
 pub mod patience;
+pub mod peer;
 pub mod pods;
 pub mod process;
 pub mod registry;

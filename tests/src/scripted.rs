@@ -38,7 +38,9 @@ impl Script {
     /// Puts a manifest, or an index, there under a tag.
     #[must_use]
     pub fn manifest(mut self, repository: &str, tag: &str, manifest: &Blob) -> Self {
-        self.content.insert(format!("{repository}/manifests/{tag}"), manifest.clone());
+        for name in [tag, &manifest.digest] {
+            self.content.insert(format!("{repository}/manifests/{name}"), manifest.clone());
+        }
         self
     }
 

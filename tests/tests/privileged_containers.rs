@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use cri_api::runtime::v1::{
     Container, ContainerConfig, ContainerFilter, ContainerState, ContainerStateValue,
-    ContainerStatusRequest, ImageSpec, LinuxContainerResources, ListContainersRequest, Signal,
-    StartContainerRequest, StopContainerRequest,
+    ContainerStatusRequest, CreateContainerRequest, ImageSpec, LinuxContainerResources,
+    ListContainersRequest, Signal, StartContainerRequest, StopContainerRequest,
 };
 use serde_json::json;
 use suite::image::{Compression, Tree};
@@ -303,18 +303,33 @@ fn privileged_only_a_created_container_can_be_started() {
 }
 
 #[test]
-fn privileged_a_repeated_create_gives_the_same_container_and_another_content_is_refused() {
+fn privileged_creates_repeated_while_one_is_at_work_give_the_same_container() {
     in_world(|world| {
         let pod = world.run_pod("retry");
         let config = world.container_config("retry", &["true"]);
-        let first = world.create(&pod, config.clone());
-        assert_eq!(world.create(&pod, config.clone()), first);
-        let mut other = config.clone();
-        other.command = vec!["false".into()];
-        let error = world.try_create(&pod, other.clone()).unwrap_err();
-        assert_eq!(error.code(), Code::AlreadyExists, "{error}");
+        let ids = world.cri().block_on(async {
+            let mut creates = tokio::task::JoinSet::new();
+            for _ in 0..8 {
+                let mut service = world.cri().runtime_service();
+                let request = CreateContainerRequest {
+                    pod_sandbox_id: pod.id.clone(),
+                    config: Some(config.clone()),
+                    sandbox_config: Some(pod.config.clone()),
+                };
+                creates.spawn(async move { service.create_container(request).await });
+            }
+            creates.join_all().await
+        });
+        let mut ids: Vec<String> =
+            ids.into_iter().map(|id| id.unwrap().into_inner().container_id).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), 1, "{ids:?}");
+
+        let error = world.try_create(&pod, config.clone()).unwrap_err();
+        assert_eq!(error.code(), Code::AlreadyExists, "it was told already: {error}");
+        let mut other = config;
         other.metadata.as_mut().unwrap().attempt = 1;
-        assert_ne!(world.create(&pod, other), first);
+        assert_ne!(world.create(&pod, other), ids[0]);
         assert_eq!(list(world, None).len(), 2);
     });
 }
@@ -360,7 +375,7 @@ fn privileged_bad_input_is_refused_with_its_code_and_leaves_nothing() {
             }),
         ];
         let pod = world.run_pod("bad");
-        let before = world.census();
+        let before = world.settled();
         for (what, code, change) in cases {
             let mut config = world.container_config("bad", &["true"]);
             change(&mut config);

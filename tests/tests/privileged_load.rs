@@ -67,7 +67,7 @@ fn privileged_200_pods_start_and_go_8_at_a_time_and_the_census_is_equal() {
         // The first pod makes the bridge; it belongs to the node from then on.
         let first = world.run_pod("first");
         world.remove_pod(&first.id);
-        let before = world.census();
+        let before = world.settled();
 
         let (ids, starting) = start_all(world);
         let pods = world.cri().list_pod_sandbox(ListPodSandboxRequest::default()).unwrap();

@@ -122,3 +122,12 @@ fn privileged_the_default_configuration_is_accepted_as_it_is_printed() {
         world.accept_what_is_there(); // The default bridge and table, in this test's network.
     });
 }
+
+#[test]
+fn privileged_a_client_that_does_not_hang_up_does_not_keep_the_daemon_from_ending() {
+    in_bare_world(|world| {
+        let status = world.stop_daemon_under_a_client();
+        assert!(status.is_some_and(|status| status.success()), "it ends in time: {status:?}");
+        world.start_daemon();
+    });
+}

@@ -7,7 +7,7 @@ use cri_api::runtime::v1::{
     PodSandboxFilter, PodSandboxState, PodSandboxStateValue, PodSandboxStatusRequest, PortMapping,
     Protocol, RunPodSandboxRequest, StopPodSandboxRequest,
 };
-use suite::patience::until;
+use suite::patience::{eventually, until};
 use suite::pods::{pod_security, security};
 use suite::{World, in_world};
 use tonic::Code;
@@ -20,7 +20,9 @@ fn list(world: &World, filter: Option<PodSandboxFilter>) -> Vec<String> {
     ids
 }
 
+/// As a kubelet asks for it: without a hostname, which is the node's.
 fn on_host_network(mut config: PodSandboxConfig) -> PodSandboxConfig {
+    config.hostname.clear();
     pod_security(&mut config).namespace_options = Some(NamespaceOption {
         network: NamespaceMode::Node.into(),
         pid: NamespaceMode::Container.into(),
@@ -145,14 +147,17 @@ fn privileged_a_pod_reaches_a_service_of_another_pod_by_tcp() {
             "echo from-the-server > /tmp/index; exec httpd -f -p 80 -h /tmp",
         );
         let id = world.run_shell(&client, "sleeper", "sleep 1000");
-        let url = format!("http://{}/index", world.address(&server));
-        let mut page = String::new();
-        until("the server answers", || {
-            let answer = world.try_exec(&id, &["wget", "-q", "-T", "2", "-O", "-", &url], 10);
-            page = String::from_utf8(answer.unwrap().stdout).unwrap();
-            !page.is_empty()
+        // Not wget: a static busybox cannot look up names, and dies of trying.
+        let script = format!(
+            "printf 'GET /index HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {} 80",
+            world.address(&server)
+        );
+        let mut answer = Default::default();
+        let answered = eventually(|| {
+            answer = world.try_exec(&id, &["sh", "-c", &script], 10).unwrap();
+            answer.stdout.ends_with(b"from-the-server\n").then_some(())
         });
-        assert_eq!(page, "from-the-server\n");
+        assert!(answered.is_some(), "{answer:?}");
     });
 }
 
@@ -284,12 +289,8 @@ fn privileged_containers_of_a_pod_share_its_network_and_ipc_but_not_its_pids() {
 }
 
 #[test]
-fn privileged_a_repeated_request_gives_the_same_pod() {
+fn privileged_requests_repeated_while_the_pod_is_being_made_give_the_same_pod() {
     in_world(|world| {
-        let config = world.pod_config("retry");
-        let first = world.try_run_pod(&config).unwrap();
-        assert_eq!(world.try_run_pod(&config).unwrap(), first, "after it was made");
-
         let config = world.pod_config("retries");
         let ids = world.cri().block_on(async {
             let mut runs = tokio::task::JoinSet::new();
@@ -304,8 +305,12 @@ fn privileged_a_repeated_request_gives_the_same_pod() {
         let mut ids: Vec<String> =
             ids.into_iter().map(|id| id.unwrap().into_inner().pod_sandbox_id).collect();
         ids.dedup();
-        assert_eq!(ids.len(), 1, "while it was being made: {ids:?}");
-        assert_eq!(list(world, None).len(), 2);
+        assert_eq!(list(world, None), ids, "one pod, and everybody was told of it");
+
+        // Whoever was told is not told again: containerd's own tests want an error here.
+        let error = world.try_run_pod(&config).unwrap_err();
+        assert_eq!(error.code(), Code::AlreadyExists, "{error}");
+        assert!(error.message().contains(&ids[0]), "it names the pod: {error}");
     });
 }
 

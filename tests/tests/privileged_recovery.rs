@@ -178,13 +178,17 @@ fn privileged_addresses_of_living_pods_are_not_given_out_again_after_a_kill() {
 }
 
 #[test]
-fn privileged_a_retry_after_a_kill_gives_the_pod_that_was_made() {
+fn privileged_a_name_is_taken_after_a_kill_and_free_after_the_removal() {
     in_world(|world| {
-        let config = world.pod_config("retry");
+        let config = world.pod_config("name");
         let first = world.try_run_pod(&config).unwrap();
         world.kill_daemon();
         world.start_daemon();
-        assert_eq!(world.try_run_pod(&config).unwrap(), first);
+        let error = world.try_run_pod(&config).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::AlreadyExists, "{error}");
+        assert_eq!(pods(world), [first.as_str()]);
+        world.remove_pod(&first);
+        assert_ne!(world.try_run_pod(&config).unwrap(), first);
     });
 }
 
