@@ -46,8 +46,8 @@ pub(crate) enum ImageError {
     Reference(#[from] image::BadReference),
     #[error(transparent)]
     Ambiguous(#[from] Ambiguous),
-    #[error("pull image {reference}")]
-    Pull { reference: String, source: PullError },
+    #[error(transparent)]
+    Pull(#[from] PullError),
     #[error("record image")]
     Record(#[from] StoreError),
     #[error("collect unused content")]
@@ -93,12 +93,7 @@ impl Images {
         request: PullRequest,
         progress: ProgressSender,
     ) -> Result<Digest, ImageError> {
-        let reference = request.reference.to_string();
-        let pulled = self
-            .store
-            .pull(request, progress)
-            .await
-            .map_err(|source| ImageError::Pull { reference, source })?;
+        let pulled = self.store.pull(request, progress).await?;
         let this = Arc::clone(self);
         blocking(move || {
             let id = pulled.image.id.clone();

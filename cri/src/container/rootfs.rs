@@ -68,38 +68,62 @@ pub(super) fn writable(dir: &Path, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
     mount(lowers, Some((&upper, &work)))
 }
 
-fn mount(lowers: &[OwnedFd], writable: Option<(&OwnedFd, &OwnedFd)>) -> io::Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value);
-    set("source", "berth")?;
-    lower_layers(context.as_fd(), lowers)?;
-    if let Some((upper, work)) = writable {
-        set("upperdir", &by_descriptor(upper))?;
-        set("workdir", &by_descriptor(work))?;
-        fsconfig_set_flag(context.as_fd(), "volatile")?;
-        set("index", "off")?;
-    }
-    set("redirect_dir", "nofollow")?;
-    set("metacopy", "off")?;
-    set("xino", "auto")?;
-    fsconfig_create(context.as_fd())?;
-    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
-}
+/// Where an overlay is written to: upper and work directory.
+type Writable<'a> = Option<(&'a OwnedFd, &'a OwnedFd)>;
 
-/// Names the layers, each in an option of its own where the kernel has that (Linux 6.5). Older kernels take them in one,
-/// which the mount API bounds to 255 bytes.
-fn lower_layers(context: std::os::fd::BorrowedFd<'_>, lowers: &[OwnedFd]) -> io::Result<()> {
+fn mount(lowers: &[OwnedFd], writable: Writable<'_>) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
     for (at, lower) in lowers.iter().enumerate() {
         match fsconfig_set_string(context, "lowerdir+", by_descriptor(lower)) {
             Ok(()) => {}
-            Err(Errno::INVAL) if at == 0 => {
-                let all: Vec<_> = lowers.iter().map(by_descriptor).collect();
-                return Ok(fsconfig_set_string(context, "lowerdir", all.join(":"))?);
-            }
+            // A kernel before 6.5 has no option for each layer.
+            Err(Errno::INVAL) if at == 0 => return mount_by_page(lowers, writable),
             Err(err) => return Err(err.into()),
         }
     }
-    Ok(())
+    let writable = writable.map(|(upper, work)| (by_descriptor(upper), by_descriptor(work)));
+    for (key, value) in options(writable) {
+        match value {
+            Some(value) => fsconfig_set_string(context, key, value)?,
+            None => fsconfig_set_flag(context, key)?,
+        }
+    }
+    fsconfig_create(context)?;
+    Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+fn mount_by_page(lowers: &[OwnedFd], writable: Writable<'_>) -> io::Result<OwnedFd> {
+    let mut directories: Vec<_> = lowers.iter().collect();
+    directories.extend(writable.iter().flat_map(|(upper, work)| [*upper, *work]));
+    sys::mount::overlay_by_page(&directories, |names| {
+        let (layers, own) = names.split_at(lowers.len());
+        let mut text = format!("lowerdir={}", layers.join(":"));
+        for (key, value) in options(own.first().cloned().zip(own.last().cloned())) {
+            text.push(',');
+            text.push_str(key);
+            if let Some(value) = value {
+                text.push('=');
+                text.push_str(&value);
+            }
+        }
+        text
+    })
+}
+
+/// Everything but the layers. An option without a value is a flag.
+fn options(writable: Option<(String, String)>) -> Vec<(&'static str, Option<String>)> {
+    let mut options = Vec::new();
+    if let Some((upper, work)) = writable {
+        options.push(("upperdir", Some(upper)));
+        options.push(("workdir", Some(work)));
+        options.push(("volatile", None));
+        options.push(("index", Some("off".to_owned())));
+    }
+    options.push(("redirect_dir", Some("nofollow".to_owned())));
+    options.push(("metacopy", Some("off".to_owned())));
+    options.push(("xino", Some("auto".to_owned())));
+    options
 }
 
 fn by_descriptor(fd: &OwnedFd) -> String {

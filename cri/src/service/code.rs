@@ -127,7 +127,7 @@ fn image(err: &ImageError) -> (Code, &'static str) {
             (Code::InvalidArgument, "")
         }
         ImageError::Record(_) | ImageError::Collect(_) => (Code::Internal, ""),
-        ImageError::Pull { source, .. } => match source.fault() {
+        ImageError::Pull(err) => match err.fault() {
             PullFault::NotFound => (Code::NotFound, ""),
             PullFault::Unauthorized => (Code::PermissionDenied, ""),
             PullFault::Unavailable => (Code::Unavailable, "RegistryUnavailable: "),

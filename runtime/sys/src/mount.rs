@@ -156,3 +156,84 @@ pub fn root() -> Result<OwnedFd, Errno> {
     use rustix::fs::{Mode, OFlags};
     rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
+
+/// Makes a detached overlay of any number of layers on kernels that have no option for each layer (before Linux 6.5),
+/// where the mount API bounds the one for all of them to 255 bytes.
+///
+/// `directories` are the layers, topmost first; `options` gives the mount's options, of up to a page together, from the
+/// names of those directories. The mount is made the old way, in a mount namespace that a thread of its own has for as
+/// long as that takes, and cloned out of it. An overlay takes only what is mounted in the namespace that it is made in,
+/// so the directories are found there anew, by the paths that they have now, and must be the same ones.
+///
+/// # Errors
+///
+/// Those of `unshare(2)`, `mount(2)` and `open_tree(2)`; `ESTALE` where a directory has been moved meanwhile.
+pub fn overlay_by_page(
+    directories: &[&OwnedFd],
+    options: impl FnOnce(&[String]) -> String + Send,
+) -> io::Result<OwnedFd> {
+    use rustix::mount::{MountFlags, MountPropagationFlags};
+    /// Any directory that every system has; what is mounted on it there shows nowhere else.
+    const PLACE: &str = "/sys";
+
+    std::thread::scope(|scope| {
+        let visitor = scope.spawn(|| {
+            // SAFETY: a new mount namespace and own root and working directories take nothing away from the other
+            // threads; the calling thread, which alone sees them, ends right after.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount::mount_change("/", private)?;
+            let found =
+                directories.iter().map(|fd| find_again(fd)).collect::<io::Result<Vec<_>>>()?;
+            let names: Vec<_> =
+                found.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+            let options = std::ffi::CString::new(options(&names))?;
+            mount::mount("berth", PLACE, "overlay", MountFlags::empty(), options.as_c_str())?;
+            Ok(bind(CWD, PLACE, false)?)
+        });
+        visitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Opens what `directory` is by its path, in the mount namespace of the calling thread.
+fn find_again(directory: &OwnedFd) -> io::Result<OwnedFd> {
+    use rustix::fs::{AtFlags, Mode, OFlags};
+    let own = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let path = rustix::fs::readlinkat(CWD, own, Vec::new())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let was = rustix::fs::statat(directory, "", AtFlags::EMPTY_PATH)?;
+    let is = rustix::fs::statat(&found, "", AtFlags::EMPTY_PATH)?;
+    if (was.st_dev, was.st_ino) == (is.st_dev, is.st_ino) {
+        Ok(found)
+    } else {
+        Err(Errno::STALE.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{AtFlags, Mode, OFlags};
+
+    #[test]
+    fn privileged_an_overlay_of_more_layers_than_an_option_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let layers: Vec<OwnedFd> = (0..100)
+            .map(|layer| {
+                let path = dir.path().join(layer.to_string());
+                std::fs::create_dir_all(path.join(format!("of-{layer}"))).unwrap();
+                rustix::fs::open(&path, flags, Mode::empty()).unwrap()
+            })
+            .collect();
+        let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let layers: Vec<_> = layers.iter().collect();
+        let root =
+            overlay_by_page(&layers, |names| format!("lowerdir={}", names.join(":"))).unwrap();
+        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+        for layer in [0, 50, 99] {
+            rustix::fs::statat(&root, format!("of-{layer}"), AtFlags::empty()).unwrap();
+        }
+    }
+}
