@@ -22,7 +22,10 @@ impl<S: 'static> Actor<S> {
     /// # Errors
     ///
     /// When that panics.
-    pub(crate) fn start(name: &str, make: impl FnOnce() -> S + Send + 'static) -> Result<Self, Gone> {
+    pub(crate) fn start(
+        name: &str,
+        make: impl FnOnce() -> S + Send + 'static,
+    ) -> Result<Self, Gone> {
         let (inbox, work) = mpsc::channel::<Work<S>>();
         let live = move || {
             let mut owned = make();

@@ -49,7 +49,8 @@ impl Arguments {
         if arguments.floor.as_os_str().is_empty() {
             return Err("--floor is missing".into());
         }
-        match arguments.only.iter().find(|name| !Group::ALL.iter().any(|group| fits(*group, name))) {
+        match arguments.only.iter().find(|name| !Group::ALL.iter().any(|group| fits(*group, name)))
+        {
             Some(name) => Err(format!("there is no measurement {name:?}")),
             None => Ok(arguments),
         }

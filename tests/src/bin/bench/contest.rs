@@ -207,11 +207,13 @@ impl Contest {
         for _ in 0..rounds {
             self.check_stop()?;
             let reference = berths.clone();
-            let pulled = self.parties.berth.ask(move |node| node.pull_and_remove(&reference, rows.node));
+            let pulled =
+                self.parties.berth.ask(move |node| node.pull_and_remove(&reference, rows.node));
             self.results.add(Who::Berth, done("Berth", pulled)?);
             if let Some(containerd) = self.parties.containerd.as_mut() {
                 let reference = peers.clone();
-                let pulled = containerd.ask(move |node| node.pull_and_remove(&reference, rows.node));
+                let pulled =
+                    containerd.ask(move |node| node.pull_and_remove(&reference, rows.node));
                 self.take_containerd(rows.node[0], pulled);
             }
             let layers = layers.clone();
@@ -284,9 +286,14 @@ impl Contest {
 }
 
 impl Parties {
-    fn start(arguments: &Arguments, medium: Medium, notes: &mut Vec<String>) -> Result<Self, String> {
+    fn start(
+        arguments: &Arguments,
+        medium: Medium,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, String> {
         let program = arguments.floor.clone();
-        let floor = Actor::start("floor", move || Floor::start(program, medium)).map_err(told("floor"))?;
+        let floor =
+            Actor::start("floor", move || Floor::start(program, medium)).map_err(told("floor"))?;
         let node = |name, kind| Actor::start(name, move || Node::start(kind, medium));
         let berth = node("berth", Kind::Berth).map_err(told("Berth"))?;
         let missing = peer::missing();

@@ -30,7 +30,9 @@ impl Floor {
     pub(crate) fn start(program: PathBuf, medium: Medium) -> Self {
         let stage = Stage::enter();
         medium.mount(&stage.root());
-        for line in [["link", "add", BRIDGE, "type", "bridge"].as_slice(), &["link", "set", BRIDGE, "up"]] {
+        for line in
+            [["link", "add", BRIDGE, "type", "bridge"].as_slice(), &["link", "set", BRIDGE, "up"]]
+        {
             succeed(Command::new("ip").args(line));
         }
         let floor = Self { stage, program };

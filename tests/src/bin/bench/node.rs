@@ -9,9 +9,9 @@ use cri_api::runtime::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, ImageSpec,
     LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, ListContainersRequest, ListPodSandboxRequest, NamespaceMode,
-    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PullImageRequest,
-    RemoveImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StopPodSandboxRequest, VersionRequest,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PullImageRequest, RemoveImageRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest,
+    VersionRequest,
 };
 use suite::cri::Cri;
 use suite::daemon::{self, Daemon};
@@ -139,13 +139,18 @@ impl Node {
     }
 
     /// Starts many pods, some at a time, and ends them in the same way.
-    pub(crate) fn parallel(&mut self, count: usize, at_a_time: usize) -> Result<Vec<Sample>, Failure> {
+    pub(crate) fn parallel(
+        &mut self,
+        count: usize,
+        at_a_time: usize,
+    ) -> Result<Vec<Sample>, Failure> {
         let wishes: Vec<Wish> = (0..count).map(|_| self.wish()).collect();
         let service = self.cri().runtime_service();
         let start = move |wish: Wish| {
             let mut service = service.clone();
             async move {
-                let run = RunPodSandboxRequest { config: Some(wish.pod.clone()), ..Default::default() };
+                let run =
+                    RunPodSandboxRequest { config: Some(wish.pod.clone()), ..Default::default() };
                 let pod = service.run_pod_sandbox(run).await?.into_inner().pod_sandbox_id;
                 let create = create_request(&pod, wish);
                 let id = service.create_container(create).await?.into_inner().container_id;
@@ -234,7 +239,11 @@ impl Node {
     }
 
     /// Calls that do nothing.
-    pub(crate) fn version(&mut self, row: &'static str, count: usize) -> Result<Vec<Sample>, Failure> {
+    pub(crate) fn version(
+        &mut self,
+        row: &'static str,
+        count: usize,
+    ) -> Result<Vec<Sample>, Failure> {
         let mut samples = Vec::new();
         for _ in 0..count {
             let (answer, took) =
@@ -243,12 +252,6 @@ impl Node {
             samples.push((row, took));
         }
         Ok(samples)
-    }
-
-    /// The name and version that the daemon gives itself.
-    pub(crate) fn name(&mut self) -> Result<String, Failure> {
-        let answer = self.cri().version(VersionRequest { version: "v1".into() })?;
-        Ok(format!("{} {}", answer.runtime_name, answer.runtime_version))
     }
 
     /// Puts an image into the registry.
@@ -296,11 +299,7 @@ impl Node {
             }
         }
         let pods = u32::try_from(count).map_or(f64::INFINITY, f64::from);
-        Ok(vec![
-            ("memory-pod", helpers / pods),
-            ("memory-daemon", pss),
-            ("memory-daemon-rss", rss),
-        ])
+        Ok(vec![("memory-pod", helpers / pods), ("memory-daemon", pss), ("memory-daemon-rss", rss)])
     }
 
     /// Ends every pod.
@@ -451,7 +450,9 @@ fn memory_of(pid: u32) -> Result<(f64, f64), Failure> {
     let value = |key: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(key));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
-        kilobytes.map(|kilobytes: f64| kilobytes * 1024.0).ok_or_else(|| format!("no {key} of {pid}"))
+        kilobytes
+            .map(|kilobytes: f64| kilobytes * 1024.0)
+            .ok_or_else(|| format!("no {key} of {pid}"))
     };
     Ok((value("Pss:")?, value("Rss:")?))
 }

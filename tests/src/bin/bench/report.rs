@@ -33,13 +33,22 @@ impl Report {
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         let head = [
-            "", "Berth", "median", "p95", "floor", "x floor", "containerd", "x Berth", "budget",
+            "",
+            "Berth",
+            "median",
+            "p95",
+            "floor",
+            "x floor",
+            "containerd",
+            "x Berth",
+            "budget",
             "of budget",
         ];
         line(&mut text, head.map(str::to_owned));
         for (row, [berth, floor, containerd]) in self.rows() {
             let center = |figure: Option<&Figure>| figure.and_then(Figure::center);
-            let show = |value: Option<f64>| value.map_or_else(String::new, |value| shown(row.unit, value));
+            let show =
+                |value: Option<f64>| value.map_or_else(String::new, |value| shown(row.unit, value));
             let several = berth.filter(|figure| figure.count() >= 20);
             let budget = self.budget(row);
             let of_budget = ratio(center(berth), budget);
@@ -171,15 +180,21 @@ mod tests {
         results.add(Who::Floor, vec![("pod-start", 0.004)]);
         results.add(Who::Containerd, vec![("pod-start", 0.24)]);
         results.add(Who::Berth, vec![("pull-files-disk", 0.2)]);
-        let report = Report { results, machine: json!({}), notes: vec!["a note".into()], quick: true };
+        let report =
+            Report { results, machine: json!({}), notes: vec!["a note".into()], quick: true };
         let table = report.table();
         let lines: Vec<&str> = table.lines().collect();
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        let words =
+            |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
         assert_eq!(
             words(lines[1]),
             "pod with a container, to running 12.0 ms 4.00 ms 3.0x 240 ms 20x 10.0 ms 1.2x too much"
         );
-        assert_eq!(words(lines[2]), "pull many small files, disk 200 ms", "no budget in a quick run");
+        assert_eq!(
+            words(lines[2]),
+            "pull many small files, disk 200 ms",
+            "no budget in a quick run"
+        );
         assert_eq!(lines[3..], ["a note"]);
         let json = report.json();
         assert_eq!(json["rows"][0]["berth"]["samples"], 1);
