@@ -6,6 +6,7 @@ use crate::filters::Filters;
 use crate::host::{self, Host, Paths};
 use crate::images::Images;
 use crate::node::Node;
+use crate::recover::Leavings;
 use crate::sandbox::Sandboxes;
 use crate::service::Service;
 use crate::store::{Records, StoreError};
@@ -23,12 +24,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
 /// The most that a client may send in one message, as kubelet's own limit.
 const MOST_MESSAGE_BYTES: usize = 16 << 20;
+
+/// How long calls that are at work may take after the daemon was told to end.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +84,12 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
     let _locks = [lock(&config.root)?, lock(&config.state)?];
     let socket = config.socket.clone();
     let gid = config.socket_gid;
-    let node = host::blocking(move || open(config, paths)).await?;
+    let (node, leavings) = host::blocking(move || open(config, paths)).await?;
     let listener = listen(&socket, gid)?;
     tracing::info!(socket = %socket.display(), "serving");
+    // What was left behind is known by now, so that nothing new is taken for it; removing it may take its time.
+    let sweeping = Arc::clone(&node);
+    tokio::task::spawn_blocking(move || sweeping.sweep(&leavings));
 
     let service = Service::new(node);
     let limit = MOST_MESSAGE_BYTES;
@@ -98,7 +106,12 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
         )
         .add_service(BerthServer::new(service))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ended()?);
-    serving.await?;
+    let told = ended()?;
+    tokio::select! {
+        served = serving => served?,
+        // A client that waits for a container must not keep a daemon that was told to end.
+        () = async { told.await; tokio::time::sleep(GRACE).await } => {}
+    }
     // Only ours: a daemon started meanwhile has put its own there. The lock above says there is none.
     std::fs::remove_file(&socket).ok();
     Ok(())
@@ -118,7 +131,7 @@ fn ended() -> Result<impl Future<Output = ()>, DaemonError> {
 }
 
 /// Opens everything and takes over what an earlier daemon left.
-fn open(config: Config, paths: Paths) -> Result<Arc<Node>, DaemonError> {
+fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonError> {
     let cgroups = Cgroups::detect()?;
     // Refused here rather than at the first pod.
     let _: runtime::cgroup::CgroupPath = config.cgroup.parent.parse()?;
@@ -148,6 +161,7 @@ fn open(config: Config, paths: Paths) -> Result<Arc<Node>, DaemonError> {
         watch,
         facts,
         filters: Filters::default(),
+        open_files: host::raise_open_files().map_err(DaemonError::Facts)?,
         boot: host::boot_id().map_err(DaemonError::Facts)?,
         config,
     });
@@ -158,8 +172,8 @@ fn open(config: Config, paths: Paths) -> Result<Arc<Node>, DaemonError> {
     let node = Arc::new(Node { host, sandboxes, containers, images });
     // What happens from here on is heard; what happened before, recovery asks for.
     later.set(Arc::downgrade(&node)).ok();
-    node.recover()?;
-    Ok(node)
+    let leavings = node.recover()?;
+    Ok((node, leavings))
 }
 
 /// The watch is a part of the node that it reports to; so it gets to know the node once there is one.

@@ -85,13 +85,21 @@ where
             Err(_) => None,
         };
         // From here on the caller has the answer: nothing awaits between this line and its response.
-        self.forget(&key);
+        self.leave(&key, &result);
         landed.map_or(Boarding::Lost, Boarding::Landed)
     }
 
     /// Drops a result that nobody took, because what it speaks of is gone.
     pub(crate) fn forget(&self, key: &K) {
         self.flights().remove(key);
+    }
+
+    /// Drops a flight, but not one that has begun since under the same key.
+    fn leave(&self, key: &K, result: &watch::Receiver<Option<Result<T, E>>>) {
+        let mut flights = self.flights();
+        if flights.get(key).is_some_and(|flight| flight.result.same_channel(result)) {
+            flights.remove(key);
+        }
     }
 
     fn take_off(
@@ -101,10 +109,11 @@ where
         work: impl Future<Output = Result<T, E>> + Send + 'static,
     ) {
         let flights = Arc::clone(self);
+        let own = land.subscribe();
         tokio::spawn(async move {
             let result = work.await;
             if result.is_err() {
-                flights.forget(&key);
+                flights.leave(&key, &own);
             }
             land.send_replace(Some(result));
         });

@@ -27,6 +27,8 @@ pub(crate) struct Host {
     pub(crate) watch: Watch,
     pub(crate) facts: HostFacts,
     pub(crate) filters: Filters,
+    /// The limit of open files that containers get: what the daemon had before it raised its own.
+    pub(crate) open_files: plan::Rlimit,
     /// Names this boot; the kernel makes another one at each.
     pub(crate) boot: String,
 }
@@ -103,6 +105,21 @@ pub(crate) fn to_ns(at: SystemTime) -> i64 {
 /// The id of this boot (`random(4)`).
 pub(crate) fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// `RLIMIT_NOFILE`
+const OPEN_FILES: u32 = 7;
+
+/// Raises our own limit of open files to the most there can be, since every pod takes some, and gives the one before.
+pub(crate) fn raise_open_files() -> io::Result<plan::Rlimit> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum })?;
+    Ok(plan::Rlimit {
+        resource: OPEN_FILES,
+        soft: before.current.unwrap_or(u64::MAX),
+        hard: before.maximum.unwrap_or(u64::MAX),
+    })
 }
 
 /// Looks at the machine.

@@ -167,6 +167,8 @@ impl Images {
             keep.extend(used().into_iter().map(Arc::new));
             keep
         };
-        self.store.collect(keep).map(drop)
+        let collected = self.store.collect(keep).map(drop);
+        self.records.put_back_reserve();
+        collected
     }
 }

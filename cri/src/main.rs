@@ -85,7 +85,10 @@ fn serve(arguments: Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(err) => return fail(&format!("start threads: {err}")),
     };
-    match runtime.block_on(daemon::run(config)) {
+    let ended = runtime.block_on(daemon::run(config));
+    // What hangs in the kernel must not keep us: a death at any moment is provided for.
+    runtime.shutdown_timeout(daemon::GRACE);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => fail(&chain::chain(&err)),
     }

@@ -6,6 +6,7 @@ use crate::host::{Host, blocking};
 use crate::images::Images;
 use crate::sandbox::{Sandbox, SandboxError, Sandboxes};
 use runtime::id::PodId;
+use runtime::monitor::Monitor;
 use runtime::watch::Event;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ impl Node {
     /// Stops a pod: its containers at once, then what the kernel holds for it. One that is not there is stopped.
     pub(crate) async fn stop_pod(&self, id: &str) -> Result<(), ContainerError> {
         let Some(sandbox) = self.known(id)? else { return Ok(()) };
+        // What runs is ended before the lock is waited for: a start that hangs must not keep the rest alive.
+        self.stop_containers(&sandbox).await;
         let guard = Arc::clone(&sandbox.lock).lock_owned().await;
         let stopped = self.stop_locked(&sandbox).await;
         drop(guard);
@@ -47,7 +50,8 @@ impl Node {
         Ok(blocking(move || sandboxes.remove(&sandbox)).await?)
     }
 
-    async fn stop_locked(&self, sandbox: &Arc<Sandbox>) -> Result<(), ContainerError> {
+    /// Ends every container of a pod, as far as that can be done.
+    async fn stop_containers(&self, sandbox: &Sandbox) {
         let containers = self.containers.of_pod(&sandbox.id);
         // All at once: the pod takes as long as its slowest container, not as all of them.
         let mut stops = tokio::task::JoinSet::new();
@@ -55,14 +59,16 @@ impl Node {
             let all = Arc::clone(&self.containers);
             stops.spawn(async move { all.stop(container, Duration::ZERO).await });
         }
-        let mut first = Ok(());
         while let Some(stopped) = stops.join_next().await {
-            let stopped = stopped.unwrap_or_else(|err| std::panic::resume_unwind(err.into_panic()));
-            if first.is_ok() {
-                first = stopped;
+            if let Ok(Err(err)) = stopped {
+                // Not the end: the monitor is ended below, and the cgroup with all that is in it.
+                tracing::warn!(pod = ?sandbox.id, err = chain(&err), "stop container");
             }
         }
-        first?;
+    }
+
+    async fn stop_locked(&self, sandbox: &Arc<Sandbox>) -> Result<(), ContainerError> {
+        self.stop_containers(sandbox).await;
         let (sandboxes, containers) = (Arc::clone(&self.sandboxes), Arc::clone(&self.containers));
         let sandbox = Arc::clone(sandbox);
         blocking(move || {
@@ -72,7 +78,13 @@ impl Node {
                     containers.settle(&container);
                 }
             }
-            Ok(sandboxes.stop(&sandbox)?)
+            let stopped = sandboxes.stop(&sandbox);
+            if sandbox.monitor().is_none() {
+                for container in containers.of_pod(&sandbox.id) {
+                    containers.orphaned(&container, "its monitor was ended with the pod");
+                }
+            }
+            Ok(stopped?)
         })
         .await
     }
@@ -120,20 +132,44 @@ impl Node {
     async fn monitor_gone(self: Arc<Self>, pod: &PodId) {
         let Some(sandbox) = self.sandboxes.table.get(pod.as_str()) else { return };
         let _guard = Arc::clone(&sandbox.lock).lock_owned().await;
-        if sandbox.monitor().is_none() {
-            return; // stopped meanwhile
-        }
-        tracing::error!(?pod, "monitor is gone; the pod is not ready any more");
-        blocking(move || self.abandon(&sandbox, "the pod's monitor is gone")).await;
+        let Some(monitor) = sandbox.monitor() else { return }; // stopped meanwhile
+        blocking(move || {
+            // One that lives only lost its connection to us, because it could not be written to, say.
+            if !monitor.has_ended() && self.watch(&monitor) {
+                return;
+            }
+            tracing::error!(pod = ?sandbox.id, "monitor is gone; the pod is not ready any more");
+            self.abandon(&sandbox, "the pod's monitor is gone");
+        })
+        .await;
     }
 
-    /// Marks a pod without a monitor as not ready and ends what it was the parent of.
-    pub(crate) fn abandon(&self, sandbox: &Sandbox, why: &str) {
-        if let Err(err) = self.sandboxes.mark_not_ready(sandbox) {
-            tracing::error!(pod = ?sandbox.id, err = chain(&err), "record pod");
+    /// Watches a monitor, as insistently as that makes sense: an unwatched one's news never arrive.
+    pub(crate) fn watch(&self, monitor: &Monitor) -> bool {
+        const TRIES: usize = 3;
+        for _ in 0..TRIES {
+            match self.host.watch.add(monitor) {
+                Ok(()) => return true,
+                Err(err) => tracing::error!(err = chain(&err), "watch monitor"),
+            }
         }
+        false
+    }
+
+    /// Gives a pod up: ends its monitor if it should still live, ends what it was the parent of, and then marks the pod as
+    /// not ready, so that a death of ours in between leaves nothing out.
+    pub(crate) fn abandon(&self, sandbox: &Sandbox, why: &str) {
+        if let Some(monitor) = sandbox.monitor()
+            && let Err(err) = monitor.shutdown()
+        {
+            tracing::error!(pod = ?sandbox.id, err = chain(&err), "end monitor");
+        }
+        sandbox.set_monitor(None);
         for container in self.containers.of_pod(&sandbox.id) {
             self.containers.orphaned(&container, why);
+        }
+        if let Err(err) = self.sandboxes.mark_not_ready(sandbox) {
+            tracing::error!(pod = ?sandbox.id, err = chain(&err), "record pod");
         }
     }
 }

@@ -9,48 +9,67 @@
 //! One object that cannot be read or reached costs that object and never the start.
 
 use crate::chain::chain;
-use crate::container::{Container, Event, State};
-use crate::host::{Host, to_ns};
+use crate::container::{Container, Event};
+use crate::host::{blocking, to_ns};
 use crate::node::Node;
 use crate::sandbox::{Record, Sandbox};
 use crate::store::StoreError;
+use runtime::cgroup::CgroupPath;
 use runtime::id::PodId;
-use runtime::monitor::{Monitor, Reported};
+use runtime::monitor::{Monitor, MonitorError, Report, Reported};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 /// Pods are reconnected side by side, so that a monitor that does not answer holds up only its own.
 const LANES: usize = 8;
 
+/// What an earlier daemon left and nobody owns.
+#[derive(Debug)]
+pub(crate) struct Leavings {
+    runs: Vec<OsString>,
+    files: Vec<OsString>,
+    layers: Vec<OsString>,
+    cgroups: Vec<String>,
+}
+
 impl Node {
-    /// Takes over what an earlier daemon left, and sweeps what nobody owns.
-    pub(crate) fn recover(self: &Arc<Self>) -> Result<(), StoreError> {
+    /// Takes over what an earlier daemon left, and says what nobody owns, for [`Self::sweep`].
+    pub(crate) fn recover(self: &Arc<Self>) -> Result<Leavings, StoreError> {
         self.images.recover()?;
-        let pods = self.load_pods()?;
-        self.load_containers()?;
+        let (pods, broken_pods) = self.load_pods()?;
+        let broken_containers = self.load_containers()?;
         let lane = pods.len().div_ceil(LANES).max(1);
+        let runtime = tokio::runtime::Handle::current();
         thread::scope(|scope| {
             for lane in pods.chunks(lane) {
-                scope.spawn(|| lane.iter().for_each(|pod| self.take_over(pod)));
+                let runtime = runtime.clone();
+                scope.spawn(move || {
+                    let _inside = runtime.enter();
+                    lane.iter().for_each(|pod| self.take_over(pod));
+                });
             }
         });
-        self.sweep();
-        self.containers.collect();
-        Ok(())
+        self.end_forsaken();
+        Ok(self.leavings(broken_pods, broken_containers))
     }
 
-    fn load_pods(&self) -> Result<Vec<Arc<Sandbox>>, StoreError> {
-        let mut pods = Vec::new();
+    /// The pods, and the ids of those whose record cannot be read. Those are left alone, whatever runs in them.
+    fn load_pods(&self) -> Result<(Vec<Arc<Sandbox>>, BTreeSet<String>), StoreError> {
+        let (mut pods, mut unreadable) = (Vec::new(), BTreeSet::new());
         for record in self.host.records.pods()? {
             match record {
                 Ok(record) => pods.push(self.load_pod(record)),
-                Err(broken) => tracing::error!(err = chain(&broken), "skipped"),
+                Err(broken) => {
+                    tracing::error!(err = chain(&broken), "skipped");
+                    unreadable.insert(broken.id);
+                }
             }
         }
-        Ok(pods)
+        Ok((pods, unreadable))
     }
 
     fn load_pod(&self, record: Record) -> Arc<Sandbox> {
@@ -59,28 +78,43 @@ impl Node {
         sandbox
     }
 
-    fn load_containers(&self) -> Result<(), StoreError> {
+    fn load_containers(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut unreadable = BTreeSet::new();
         for record in self.host.records.containers()? {
             match record {
                 Ok(record) => {
                     let container = Arc::new(Container::new(record));
                     self.containers.table.insert(container.id.as_str(), Arc::clone(&container));
                 }
-                Err(broken) => tracing::error!(err = chain(&broken), "skipped"),
+                Err(broken) => {
+                    tracing::error!(err = chain(&broken), "skipped");
+                    unreadable.insert(broken.id);
+                }
             }
         }
-        Ok(())
+        Ok(unreadable)
     }
 
-    fn take_over(&self, sandbox: &Arc<Sandbox>) {
+    /// Ends containers that are recorded as running and whose pod has no monitor: a daemon died between the pod's
+    /// record and theirs. Pods whose monitor is only slow to answer are not meant.
+    fn end_forsaken(&self) {
+        for container in self.containers.table.list() {
+            let pod = self.sandboxes.table.get(container.pod().as_str());
+            if pod.is_none_or(|pod| !pod.is_ready()) {
+                self.containers.orphaned(&container, "nobody is left who saw its end");
+            }
+        }
+    }
+
+    fn take_over(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let detail = sandbox.detail();
         if detail.boot != self.host.boot {
             // Nothing of an earlier boot is in the kernel. Addresses of pods that are gone are free.
-            if let Err(err) = self.sandboxes.mark_rebooted(sandbox) {
-                tracing::error!(pod = ?sandbox.id, err = chain(&err), "record pod");
-            }
             for container in self.containers.of_pod(&sandbox.id) {
                 self.containers.orphaned(&container, "the node was restarted while it ran");
+            }
+            if let Err(err) = self.sandboxes.mark_rebooted(sandbox) {
+                tracing::error!(pod = ?sandbox.id, err = chain(&err), "record pod");
             }
             return;
         }
@@ -90,26 +124,51 @@ impl Node {
         if !sandbox.is_ready() {
             return;
         }
-        match Monitor::connect(&sandbox.id, &self.host.paths.pod_run(&sandbox.id)) {
-            Ok(monitor) => self.adopt(sandbox, monitor),
-            Err(err) => {
-                tracing::error!(pod = ?sandbox.id, err = chain(&err), "reach monitor");
-                self.abandon(sandbox, "the pod's monitor did not answer after a restart of berthd");
-            }
+        if let Err(err) = self.reach(sandbox) {
+            tracing::error!(pod = ?sandbox.id, err = chain(&err), "reach monitor; tried again");
+            let (this, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+            tokio::spawn(async move { this.reach_later(sandbox).await });
         }
     }
 
-    fn adopt(&self, sandbox: &Arc<Sandbox>, monitor: Monitor) {
-        let reports = match monitor.report() {
-            Ok(reports) => reports,
-            Err(err) => {
-                tracing::error!(pod = ?sandbox.id, err = chain(&err), "ask monitor");
-                return self.abandon(
-                    sandbox,
-                    "the pod's monitor did not answer after a restart of berthd",
-                );
+    /// Connects a pod to its monitor. Only a monitor that is gone for certain costs the pod its readiness: a slow one
+    /// may have a disk that hangs, and its containers run.
+    fn reach(&self, sandbox: &Sandbox) -> Result<(), MonitorError> {
+        let connected = Monitor::connect(&sandbox.id, &self.host.paths.pod_run(&sandbox.id))
+            .and_then(|monitor| monitor.report().map(|reports| (monitor, reports)));
+        match connected {
+            Ok((monitor, reports)) => {
+                self.adopt(sandbox, &monitor, reports);
+                Ok(())
             }
-        };
+            Err(MonitorError::Gone { .. }) => {
+                tracing::error!(pod = ?sandbox.id, "monitor is gone; the pod is not ready any more");
+                self.abandon(sandbox, "the pod's monitor was gone when berthd started");
+                Ok(())
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Tries [`Self::reach`] until it works or the pod is stopped.
+    async fn reach_later(self: Arc<Self>, sandbox: Arc<Sandbox>) {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            tokio::time::sleep(pause).await;
+            let _guard = Arc::clone(&sandbox.lock).lock_owned().await;
+            if !sandbox.is_ready() {
+                return;
+            }
+            let (this, pod) = (Arc::clone(&self), Arc::clone(&sandbox));
+            match blocking(move || this.reach(&pod)).await {
+                Ok(()) => return,
+                Err(err) => tracing::warn!(pod = ?sandbox.id, err = chain(&err), "reach monitor"),
+            }
+            pause = (pause * 2).min(Duration::from_secs(60));
+        }
+    }
+
+    fn adopt(&self, sandbox: &Sandbox, monitor: &Monitor, reports: Vec<Report>) {
         sandbox.set_monitor(Some(monitor.clone()));
         let mut known = BTreeSet::new();
         for report in reports {
@@ -123,7 +182,10 @@ impl Node {
             };
             match report.state {
                 Reported::Running { pid, since } => {
-                    self.containers.advance(&container, Event::Started { pid, at: to_ns(since) });
+                    let started = Event::Started { pid, at: to_ns(since) };
+                    if let Err(err) = self.containers.apply(&container, started) {
+                        tracing::error!(container = ?container.id, err = chain(&err), "record");
+                    }
                 }
                 Reported::Exited(exit) => {
                     self.containers.ended(&container, &exit);
@@ -132,48 +194,83 @@ impl Node {
             }
         }
         for container in self.containers.of_pod(&sandbox.id) {
-            let lost = !known.contains(&container.id) && container.state() != State::Created;
-            if lost {
+            if !known.contains(&container.id) {
                 self.containers.orphaned(&container, "the pod's monitor does not know it");
             }
         }
-        if let Err(err) = self.host.watch.add(&monitor) {
-            tracing::error!(pod = ?sandbox.id, err = chain(&err), "watch monitor");
-        }
+        self.watch(monitor);
     }
 
-    /// Removes what no record claims: the leavings of a daemon that died in the middle of something.
-    fn sweep(&self) {
+    /// What no record claims: the leavings of a daemon that died in the middle of something. Looked for before anything
+    /// new is made.
+    fn leavings(
+        &self,
+        broken_pods: BTreeSet<String>,
+        broken_containers: BTreeSet<String>,
+    ) -> Leavings {
         let host = &self.host;
-        let owners: BTreeSet<String> =
-            self.sandboxes.table.list().iter().map(|pod| pod.id.to_string()).collect();
-        for name in strangers(&host.paths.runs(), &owners) {
-            self.sweep_run(&name);
+        let mut owners = broken_pods;
+        let mut attached = owners.clone();
+        for pod in self.sandboxes.table.list() {
+            if pod.detail().network.is_some() {
+                attached.insert(pod.id.to_string());
+            }
+            owners.insert(pod.id.to_string());
         }
-        for name in strangers(&host.paths.pods(), &owners) {
-            swept("pod's files", crate::container::remove_tree(&host.paths.pods().join(&name)));
-        }
-        let containers: BTreeSet<String> =
-            self.containers.table.list().iter().map(|one| one.id.to_string()).collect();
-        for name in strangers(&host.paths.containers(), &containers) {
-            let path = host.paths.containers().join(&name);
-            swept("writable layer", crate::container::remove_tree(&path));
-        }
-        let attached: BTreeSet<String> = self
-            .sandboxes
-            .table
-            .list()
-            .iter()
-            .filter(|pod| pod.detail().network.is_some())
-            .map(|pod| pod.id.to_string())
-            .collect();
+        let mut containers = broken_containers;
+        containers.extend(self.containers.table.list().iter().map(|one| one.id.to_string()));
+        // At once, because it goes by what is attached now.
         match host.network.sweep(&attached) {
             Ok(removed) => removed.iter().for_each(|name| tracing::info!(name, "swept link")),
             Err(err) => tracing::error!(err = chain(&err), "sweep network"),
         }
-        if let Err(err) = sweep_cgroups(host, &owners) {
-            tracing::error!(err, "sweep cgroups");
+        let cgroups = host
+            .config
+            .cgroup
+            .parent
+            .parse()
+            .map_err(|err| chain(&err))
+            .and_then(|parent| host.cgroups.children(&parent).map_err(|err| chain(&err)));
+        let cgroups = cgroups.unwrap_or_else(|err| {
+            tracing::error!(err, "list cgroups");
+            Vec::new()
+        });
+        Leavings {
+            runs: strangers(&host.paths.runs(), &owners),
+            files: strangers(&host.paths.pods(), &owners),
+            layers: strangers(&host.paths.containers(), &containers),
+            cgroups: cgroups
+                .into_iter()
+                .filter(|name| name.parse::<PodId>().is_ok() && !owners.contains(name))
+                .collect(),
         }
+    }
+
+    /// Removes what nobody owns. May take as long as it takes: nothing waits for it.
+    pub(crate) fn sweep(&self, leavings: &Leavings) {
+        let paths = &self.host.paths;
+        leavings.runs.iter().for_each(|name| self.sweep_run(name));
+        for name in &leavings.files {
+            swept("pod's files", crate::container::remove_tree(&paths.pods().join(name)));
+        }
+        for name in &leavings.cgroups {
+            match self.remove_pod_cgroup(name) {
+                Ok(()) => tracing::info!(name, "swept cgroup"),
+                Err(err) => tracing::error!(name, err, "sweep cgroup"),
+            }
+        }
+        for name in &leavings.layers {
+            swept("writable layer", crate::container::remove_tree(&paths.containers().join(name)));
+        }
+        self.containers.collect();
+    }
+
+    /// Below our own parent only: kubelet sweeps its own.
+    fn remove_pod_cgroup(&self, name: &str) -> Result<(), String> {
+        let parent: CgroupPath =
+            self.host.config.cgroup.parent.parse().map_err(|err| chain(&err))?;
+        let path = parent.join(name).map_err(|err| chain(&err))?;
+        self.host.cgroups.remove(&path).map_err(|err| chain(&err))
     }
 
     /// The run directory of a pod that was never recorded, or no longer is: its monitor, its pins.
@@ -201,18 +298,4 @@ fn swept(what: &'static str, result: std::io::Result<()>) {
 fn strangers(dir: &Path, owners: &BTreeSet<String>) -> Vec<OsString> {
     let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.file_name());
     names.filter(|name| name.to_str().is_none_or(|name| !owners.contains(name))).collect()
-}
-
-/// Removes cgroups of pods that nobody owns, below our own parent only: kubelet sweeps its own.
-fn sweep_cgroups(host: &Host, owners: &BTreeSet<String>) -> Result<(), String> {
-    let parent: runtime::cgroup::CgroupPath =
-        host.config.cgroup.parent.parse().map_err(|err| chain(&err))?;
-    for name in host.cgroups.children(&parent).map_err(|err| chain(&err))? {
-        if name.parse::<PodId>().is_ok() && !owners.contains(&name) {
-            let path = parent.join(&name).map_err(|err| chain(&err))?;
-            host.cgroups.remove(&path).map_err(|err| chain(&err))?;
-            tracing::info!(name, "swept cgroup");
-        }
-    }
-    Ok(())
 }

@@ -43,16 +43,7 @@ impl Containers {
         let this = Arc::clone(self);
         let work = {
             let identity = identity.clone();
-            move || async move {
-                let guard = Arc::clone(&sandbox.lock).lock_owned().await;
-                blocking(move || {
-                    let made = this.create_now(&sandbox, &identity, request);
-                    drop(guard);
-                    made
-                })
-                .await
-                .map_err(Arc::new)
-            }
+            move || async move { this.create_now(sandbox, identity, request).await.map_err(Arc::new) }
         };
         match self.flights.join(identity, bytes, work).await {
             Boarding::Landed(result) => result,
@@ -72,12 +63,28 @@ impl Containers {
         }
     }
 
-    fn create_now(
-        &self,
-        sandbox: &Sandbox,
-        identity: &Identity,
+    async fn create_now(
+        self: &Arc<Self>,
+        sandbox: Arc<Sandbox>,
+        identity: Identity,
         request: CreateContainerRequest,
     ) -> Result<ContainerId, ContainerError> {
+        self.refuse_taken(&sandbox, &identity)?;
+        // Volumes may be on file systems that hang; nobody else has to wait for that.
+        let (this, pod) = (Arc::clone(self), Arc::clone(&sandbox));
+        let ready = blocking(move || this.prepare(&pod, request)).await?;
+        let guard = Arc::clone(&sandbox.lock).lock_owned().await;
+        let this = Arc::clone(self);
+        blocking(move || {
+            this.refuse_taken(&sandbox, &identity)?;
+            let made = this.acquire(ready);
+            drop(guard);
+            made
+        })
+        .await
+    }
+
+    fn refuse_taken(&self, sandbox: &Sandbox, identity: &Identity) -> Result<(), ContainerError> {
         if !sandbox.is_ready() {
             return Err(ContainerError::PodNotReady(sandbox.id.clone()));
         }
@@ -88,10 +95,19 @@ impl Containers {
                 identity.name, identity.attempt, same.id
             )));
         }
+        Ok(())
+    }
+
+    /// Everything about a request that can be refused, and what its container will be.
+    fn prepare(
+        &self,
+        sandbox: &Sandbox,
+        request: CreateContainerRequest,
+    ) -> Result<Ready, ContainerError> {
         let config = request.config.unwrap_or_default();
         let log = log_path(sandbox, &config)?;
         let stop_signal = stop_signal(&config);
-        let (image, _hold) = self.image(&config)?;
+        let (image, hold) = self.image(&config)?;
         let lowers = || {
             self.images
                 .lowers(&image)
@@ -127,10 +143,11 @@ impl Containers {
             spec,
             state: State::Created,
         };
-        self.acquire(Record { id, detail, config }, &lowers()?)
+        Ok(Ready { record: Record { id, detail, config }, lowers: lowers()?, _hold: hold })
     }
 
-    fn acquire(&self, record: Record, lowers: &[OwnedFd]) -> Result<ContainerId, ContainerError> {
+    fn acquire(&self, ready: Ready) -> Result<ContainerId, ContainerError> {
+        let Ready { record, lowers, .. } = &ready;
         let id = record.id.clone();
         let mut undo = Undo::default();
         let dir = self.host.paths.container(&id);
@@ -142,9 +159,9 @@ impl Containers {
         undo.push("remove writable layer", move || super::remove::remove_tree(&dir));
         self.host
             .records
-            .put_container(&record)
+            .put_container(record)
             .map_err(|source| ContainerError::Record { container: id.clone(), source })?;
-        self.table.insert(id.as_str(), Arc::new(Container::new(record)));
+        self.table.insert(id.as_str(), Arc::new(Container::new(record.clone())));
         undo.commit();
         Ok(id)
     }
@@ -185,6 +202,14 @@ impl Containers {
             host: &self.host.facts,
         })?)
     }
+}
+
+/// A container that only has to be made.
+struct Ready {
+    record: Record,
+    lowers: Vec<OwnedFd>,
+    /// Keeps the layers until the container itself does.
+    _hold: Hold,
 }
 
 /// What a container is made of.

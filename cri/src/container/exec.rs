@@ -22,6 +22,9 @@ const MOST_OUTPUT: usize = 16 << 20;
 /// Both outputs together must fit into one gRPC message of 16 MiB, with some room for its other fields.
 const MOST_TOGETHER: usize = MOST_OUTPUT - (64 << 10);
 
+/// Longer than any exec lives, and short enough to be added to any clock.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// What to run.
 #[derive(Debug)]
 pub(crate) struct ExecSync {
@@ -50,7 +53,7 @@ impl Containers {
     ///
     /// # Errors
     ///
-    /// [`ContainerError::ExecTimeout`] when the time is up: everything that the command started is killed by then.
+    /// [`ContainerError::ExecTimeout`] when the time is up: the monitor kills everything that the command started.
     pub(crate) async fn exec_sync(
         self: &Arc<Self>,
         id: &str,
@@ -60,20 +63,23 @@ impl Containers {
         if !container.state().is_running() {
             return Err(container.wrong_state("running"));
         }
-        let deadline = exec.timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = exec.timeout.map(|timeout| Instant::now() + timeout.min(LONGEST_TIMEOUT));
         let drain = Duration::from_millis(self.host.config.container.exec_drain_ms);
         let this = Arc::clone(self);
         let of = Arc::clone(&container);
-        let session = blocking(move || this.begin(&of, &exec.command)).await?;
-        let step = |step| {
-            let container = container.id.clone();
-            move |source| ContainerError::ExecIo { container, step, source }
+        let work = async {
+            // A session that comes too late is dropped, and with it the exec.
+            let session = blocking(move || this.begin(&of, &exec.command)).await?;
+            session.finish(drain).await.map_err(|source| ContainerError::ExecIo {
+                container: container.id.clone(),
+                step: "read output",
+                source,
+            })
         };
-        let finished = session.finish(drain);
         match deadline {
-            None => finished.await.map_err(step("read output")),
-            Some(deadline) => match timeout_at(deadline, finished).await {
-                Ok(output) => output.map_err(step("read output")),
+            None => work.await,
+            Some(deadline) => match timeout_at(deadline, work).await {
+                Ok(output) => output,
                 Err(_) => Err(ContainerError::ExecTimeout {
                     container: container.id.clone(),
                     seconds: exec.timeout.map_or(0, |t| i64::try_from(t.as_secs()).unwrap_or(0)),
@@ -83,8 +89,9 @@ impl Containers {
     }
 
     fn begin(&self, container: &Container, command: &[String]) -> Result<Session, ContainerError> {
-        let process = self.host.filters.exec(container.spec(), command)?;
+        let mut process = self.host.filters.exec(container.spec(), command)?;
         let monitor = self.monitor_of(container).ok_or_else(|| container.wrong_state("running"))?;
+        self.limit_open_files(&mut process);
         let pipe = || {
             pipe_with(PipeFlags::CLOEXEC).map_err(|err| ContainerError::ExecIo {
                 container: container.id.clone(),

@@ -35,6 +35,7 @@ use runtime::monitor::MonitorError;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -79,8 +80,11 @@ pub(crate) struct Container {
     state: watch::Sender<State>,
     /// When everything in the container is killed, once a stop has been asked for.
     kill_at: watch::Sender<Option<Instant>>,
-    /// Held while the state is written, so that an older one never follows a newer one to the disk.
-    recording: Mutex<()>,
+    /// Held while the state is written, so that an older one never follows a newer one to the disk, nor any of them the
+    /// removal: that is when this is true.
+    removed: Mutex<bool>,
+    /// Whether somebody has begun to start it: only one ever does.
+    claimed: AtomicBool,
 }
 
 /// What makes two requests for a container the same container.
@@ -168,7 +172,8 @@ impl Container {
             made: record.detail,
             state,
             kill_at: watch::Sender::new(None),
-            recording: Mutex::default(),
+            removed: Mutex::default(),
+            claimed: AtomicBool::new(false),
         }
     }
 
@@ -232,7 +237,7 @@ impl Containers {
     /// # Errors
     ///
     /// The record could not be written. Memory is right all the same, and after a restart the monitor's record is.
-    fn apply(&self, container: &Container, event: Event) -> Result<(), ContainerError> {
+    pub(crate) fn apply(&self, container: &Container, event: Event) -> Result<(), ContainerError> {
         if self.advance(container, event) { self.write(container) } else { Ok(()) }
     }
 
@@ -248,7 +253,10 @@ impl Containers {
     }
 
     fn write(&self, container: &Container) -> Result<(), ContainerError> {
-        let _recording = container.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = container.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *removed {
+            return Ok(());
+        }
         let detail = Detail { state: container.state(), ..container.made.clone() };
         let record = Record { id: container.id.clone(), config: container.config.clone(), detail };
         self.host

@@ -6,7 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 impl Containers {
@@ -59,10 +59,14 @@ impl Containers {
         remove_tree(&layer).map_err(|source| failed("remove writable layer", &layer, source))?;
         let record = paths.exit_record(container.pod(), id);
         remove_file(&record).map_err(|source| failed("remove exit record", &record, source))?;
-        self.host
-            .records
-            .delete_container(id.as_str())
-            .map_err(|source| ContainerError::Record { container: id.clone(), source })?;
+        {
+            let mut removed = container.removed.lock().unwrap_or_else(PoisonError::into_inner);
+            self.host
+                .records
+                .delete_container(id.as_str())
+                .map_err(|source| ContainerError::Record { container: id.clone(), source })?;
+            *removed = true;
+        }
         self.table.remove(id.as_str());
         self.forget_flight(container);
         // The image may have been removed while this container was its last user.

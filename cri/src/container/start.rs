@@ -1,12 +1,12 @@
 //! StartContainer: everything that the launch plan refers to is opened, and one request to the monitor does the rest.
 
-use super::{Container, ContainerError, Containers, Event, Exited, Reason, rootfs, state};
+use super::{Container, ContainerError, Containers, Event, Exited, Reason, State, rootfs, state};
 use crate::chain::chain;
 use crate::host::{blocking, now_ns, to_ns};
 use crate::sandbox::{Sandbox, log_directory};
 use cri_spec::Open;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
-use runtime::cgroup::{Cgroup, CgroupPath, DeviceRule, Limits};
+use runtime::cgroup::{Cgroup, CgroupPath, Descriptors, DeviceRule, Limits};
 use runtime::exit;
 use runtime::monitor::{Launch, StartError, Started};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -14,6 +14,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Everything that a start takes, open.
+struct Ready {
+    plan: plan::LaunchPlan,
+    descriptors: Vec<OwnedFd>,
+    cgroup: Descriptors,
+    log: Option<OwnedFd>,
+    exit_record: OwnedFd,
+}
 
 impl Containers {
     /// Starts a created container.
@@ -22,24 +32,34 @@ impl Containers {
     pub(crate) async fn start(self: &Arc<Self>, id: &str) -> Result<(), ContainerError> {
         let container = self.resolve(id)?;
         let sandbox = self.sandboxes.resolve(container.pod().as_str())?;
+        if container.claimed.swap(true, Ordering::AcqRel) || container.state() != State::Created {
+            return Err(container.wrong_state("created"));
+        }
+        // Volumes may be on file systems that hang; nobody else has to wait for that.
+        let (this, of, pod) = (Arc::clone(self), Arc::clone(&container), Arc::clone(&sandbox));
+        let prepared = blocking(move || this.prepare_start(&pod, &of)).await;
         let guard = Arc::clone(&sandbox.lock).lock_owned().await;
         let this = Arc::clone(self);
         blocking(move || {
-            let started = this.start_now(&sandbox, &container);
+            let started = prepared.and_then(|ready| this.launch(&sandbox, &container, ready));
+            let result = this.note(&container, started);
             drop(guard);
-            started
+            result
         })
         .await
     }
 
-    fn start_now(&self, sandbox: &Sandbox, container: &Container) -> Result<(), ContainerError> {
-        if container.state() != super::State::Created {
-            return Err(container.wrong_state("created"));
-        }
-        match self.launch(sandbox, container) {
+    /// Takes the outcome of a start down. That it cannot be recorded changes nothing of it: the monitor's record is there.
+    fn note(
+        &self,
+        container: &Container,
+        started: Result<Started, ContainerError>,
+    ) -> Result<(), ContainerError> {
+        match started {
             Ok(started) => {
                 let at = to_ns(started.at);
-                self.apply(container, Event::Started { pid: started.pid, at })
+                self.apply_or_log(container, Event::Started { pid: started.pid, at });
+                Ok(())
             }
             Err(err) => {
                 let exited = Exited {
@@ -49,18 +69,27 @@ impl Containers {
                     reason: Reason::StartError,
                     message: chain(&err),
                 };
-                self.apply(container, Event::Exited(exited))?;
+                self.apply_or_log(container, Event::Exited(exited));
                 self.clean_up(container);
                 Err(err)
             }
         }
     }
 
-    fn launch(&self, sandbox: &Sandbox, container: &Container) -> Result<Started, ContainerError> {
+    fn apply_or_log(&self, container: &Container, event: Event) {
+        if let Err(err) = self.apply(container, event) {
+            tracing::error!(container = ?container.id, err = chain(&err), "record start");
+        }
+    }
+
+    /// Opens everything that the launch plan refers to.
+    fn prepare_start(
+        &self,
+        sandbox: &Sandbox,
+        container: &Container,
+    ) -> Result<Ready, ContainerError> {
         let id = &container.id;
-        let monitor =
-            sandbox.monitor().ok_or_else(|| ContainerError::PodNotReady(sandbox.id.clone()))?;
-        let launch = self.host.filters.launch(container.spec(), &self.host.facts)?;
+        let mut launch = self.host.filters.launch(container.spec(), &self.host.facts)?;
         let cgroup = self.cgroup_of(container)?;
         let failed = |source| ContainerError::Cgroup { container: id.clone(), source };
         let held = cgroup.descriptors().map_err(failed)?;
@@ -69,6 +98,7 @@ impl Containers {
             .iter()
             .map(|what| self.open(container, what))
             .collect::<Result<Vec<_>, _>>()?;
+        self.limit_open_files(&mut launch.plan.process);
         let log = self.open_log(sandbox, container)?;
         let path = self.host.paths.exit_record(&sandbox.id, id);
         let exit_record = exit::create(&path).map_err(|source| ContainerError::Files {
@@ -76,8 +106,31 @@ impl Containers {
             path,
             source,
         })?;
-        let request =
-            Launch { plan: &launch.plan, descriptors, cgroup: Some(held), log, exit_record };
+        Ok(Ready { plan: launch.plan, descriptors, cgroup: held, log, exit_record })
+    }
+
+    /// Containers get the limit of open files that the daemon was given, not the one that it gave itself.
+    pub(super) fn limit_open_files(&self, process: &mut plan::Process) {
+        let default = self.host.open_files;
+        if !process.rlimits.iter().any(|limit| limit.resource == default.resource) {
+            process.rlimits.push(default);
+        }
+    }
+
+    fn launch(
+        &self,
+        sandbox: &Sandbox,
+        container: &Container,
+        ready: Ready,
+    ) -> Result<Started, ContainerError> {
+        let id = &container.id;
+        if self.table.get(id.as_str()).is_none() {
+            return Err(ContainerError::NotFound(id.to_string()));
+        }
+        let monitor =
+            sandbox.monitor().ok_or_else(|| ContainerError::PodNotReady(sandbox.id.clone()))?;
+        let Ready { plan, descriptors, cgroup, log, exit_record } = ready;
+        let request = Launch { plan: &plan, descriptors, cgroup: Some(cgroup), log, exit_record };
         monitor.start(id, request).map_err(|err| match err {
             StartError::Refused { step, message } => ContainerError::Start {
                 container: id.clone(),

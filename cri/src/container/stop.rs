@@ -1,10 +1,14 @@
 //! StopContainer: ask, wait, kill. Whoever hangs up changes nothing of it.
 
 use super::{Container, ContainerError, Containers, signal};
+use crate::chain::chain;
 use crate::host::blocking;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+
+/// Longer than any node lives, and short enough to be added to any clock.
+const LONGEST_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// How long the kernel may take to end what was killed. Only a process that hangs in the kernel takes longer.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -35,7 +39,7 @@ impl Containers {
         if !container.state().is_running() {
             return Ok(());
         }
-        let deadline = Instant::now() + grace;
+        let deadline = Instant::now() + grace.min(LONGEST_GRACE);
         let mut first = false;
         container.kill_at.send_if_modified(|kill_at| {
             first = kill_at.is_none();
@@ -46,11 +50,13 @@ impl Containers {
             sooner
         });
         if first {
-            if !grace.is_zero() {
-                self.signal(&container).await?;
-            }
-            // The kill is nobody's call: it happens also when every caller has gone.
+            // The kill is nobody's call: it happens also when every caller has gone, or when the signal fails.
             tokio::spawn(Arc::clone(self).kill_in_time(Arc::clone(&container)));
+            if !grace.is_zero()
+                && let Err(err) = self.signal(&container).await
+            {
+                tracing::warn!(container = ?container.id, err = chain(&err), "signal");
+            }
         }
         let mut state = container.follow();
         let patience = deadline + KILL_PATIENCE;
@@ -90,7 +96,7 @@ impl Containers {
             (container, result)
         });
         if let (container, Err(err)) = killed.await {
-            tracing::warn!(container = ?container.id, err = crate::chain::chain(&err), "kill");
+            tracing::warn!(container = ?container.id, err = chain(&err), "kill");
             // The next stop tries again.
             container.kill_at.send_replace(None);
         }
@@ -98,14 +104,16 @@ impl Containers {
 
     /// SIGKILL to everything in the container, by its monitor or, where that has gone, by its cgroup.
     fn kill_now(&self, container: &Container) -> Result<(), ContainerError> {
-        let id = || container.id.clone();
         if let Some(monitor) = self.monitor_of(container) {
-            return monitor
-                .kill(&container.id)
-                .map_err(|source| ContainerError::Monitor { container: id(), source });
+            match monitor.kill(&container.id) {
+                Ok(()) => return Ok(()),
+                Err(err) => {
+                    tracing::warn!(container = ?container.id, err = chain(&err), "kill by monitor");
+                }
+            }
         }
         let path = self.cgroup_path(container)?;
-        let failed = |source| ContainerError::Cgroup { container: id(), source };
+        let failed = |source| ContainerError::Cgroup { container: container.id.clone(), source };
         match self.host.cgroups.open(&path).map_err(failed)? {
             Some(cgroup) => cgroup.kill().map_err(failed),
             None => Ok(()),

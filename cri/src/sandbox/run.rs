@@ -85,7 +85,7 @@ impl Sandboxes {
     }
 
     fn run_now(
-        &self,
+        self: &Arc<Self>,
         identity: &Identity,
         request: RunPodSandboxRequest,
     ) -> Result<PodId, SandboxError> {
@@ -166,7 +166,7 @@ impl Sandboxes {
         Ok((path.parse().map_err(SandboxError::CgroupParent)?, own))
     }
 
-    fn build(&self, id: PodId, wish: Wish) -> Result<PodId, SandboxError> {
+    fn build(self: &Arc<Self>, id: PodId, wish: Wish) -> Result<PodId, SandboxError> {
         let host = &self.host;
         let mut undo = Undo::default();
         for dir in [host.paths.pod_run(&id), host.paths.pod_files(&id)] {
@@ -211,12 +211,17 @@ impl Sandboxes {
         };
         let failed = |source| SandboxError::Record { pod: id.clone(), source };
         host.records.put_pod(&record).map_err(failed)?;
+        let (this, known) = (Arc::clone(self), id.clone());
+        undo.push("forget pod", move || {
+            this.table.remove(known.as_str());
+            this.host.records.delete_pod(known.as_str())
+        });
         self.table.insert(id.as_str(), Arc::new(Sandbox::new(record, Some(monitor.clone()))));
-        undo.commit();
-        // From here on the pod is known, so that a death of its monitor finds it.
+        // The pod is known by now, so that a death of its monitor finds it.
         host.watch
             .add(&monitor)
             .map_err(|source| SandboxError::Monitor { pod: id.clone(), source })?;
+        undo.commit();
         Ok(id)
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Service, node, to_the_end};
 use crate::container::ExecSync;
+use crate::host::blocking;
 use cri_api::runtime::v1::runtime_service_server::RuntimeService;
 use cri_api::runtime::v1::*;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ impl RuntimeService for Service {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
-        Ok(Response::new(node::status(&self.node, request.get_ref().verbose)))
+        let (node, verbose) = (Arc::clone(&self.node), request.get_ref().verbose);
+        Ok(Response::new(blocking(move || node::status(&node, verbose)).await))
     }
 
     async fn runtime_config(

@@ -6,10 +6,14 @@
 //!
 //! Reads happen once, at start. After that memory answers, and this is only written.
 
+mod reserve;
+
 use crate::container::Record as Container;
 use crate::sandbox::Record as Pod;
 use prost::Message;
-use rusqlite::{Connection, OpenFlags, params};
+use reserve::Reserve;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -50,15 +54,20 @@ pub(crate) enum BrokenBy {
 }
 
 /// The database.
+///
+/// It is never closed: closing would delete the write-ahead log, and a full disk would not let the next start make it
+/// anew.
 #[derive(Debug)]
 pub(crate) struct Records {
-    connection: Mutex<Connection>,
+    connection: Mutex<ManuallyDrop<Connection>>,
+    reserve: Reserve,
 }
 
 impl Records {
     /// Opens the database at `path`, which is made where it is missing.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Open { path: path.to_owned(), source };
+        let reserve = Reserve::beside(path);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -73,8 +82,16 @@ impl Records {
             return Err(StoreError::FromTheFuture { path: path.to_owned(), found });
         }
         connection.execute_batch(include_str!("schema.sql")).map_err(failed)?;
-        connection.pragma_update(None, "user_version", SCHEMA).map_err(failed)?;
-        Ok(Self { connection: Mutex::new(connection) })
+        if found != SCHEMA {
+            connection.pragma_update(None, "user_version", SCHEMA).map_err(failed)?;
+        }
+        reserve.put_back();
+        Ok(Self { connection: Mutex::new(ManuallyDrop::new(connection)), reserve })
+    }
+
+    /// Sets space aside again for records on a full disk: called when something has been freed.
+    pub(crate) fn put_back_reserve(&self) {
+        self.reserve.put_back();
     }
 
     pub(crate) fn put_pod(&self, pod: &Pod) -> Result<(), StoreError> {
@@ -206,15 +223,31 @@ impl Records {
         step: &'static str,
         object: &str,
         statement: &str,
-        values: impl rusqlite::Params,
+        values: impl rusqlite::Params + Copy,
     ) -> Result<(), StoreError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        connection
-            .prepare_cached(statement)
-            .and_then(|mut statement| statement.execute(values))
-            .map(drop)
-            .map_err(|source| StoreError::Write { step, object: object.to_owned(), source })
+        let write = || {
+            connection.prepare_cached(statement).and_then(|mut statement| statement.execute(values))
+        };
+        let mut written = write();
+        if written.as_ref().is_err_and(is_about_space) && self.reserve.use_up() {
+            tracing::warn!(
+                object,
+                "the disk is full; records go into the space set aside for them"
+            );
+            written = write();
+        }
+        written.map(drop).map_err(|source| StoreError::Write {
+            step,
+            object: object.to_owned(),
+            source,
+        })
     }
+}
+
+/// A full disk shows as either, depending on which of its files SQLite could not make larger.
+fn is_about_space(err: &rusqlite::Error) -> bool {
+    matches!(err.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
 }
 
 /// One row as every table gives it to be parsed.

@@ -77,24 +77,24 @@ impl Monitor {
         Ok(Started { pid, at })
     }
 
-    /// Sends a signal to a container's first process; one that has ended already is no error.
+    /// Sends a signal to a container's first process; one that has ended, or was forgotten after it, is no error.
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Refused`] where the monitor knows no such container or the kernel no such signal.
+    /// [`MonitorError::Refused`] where the kernel knows no such signal.
     pub fn signal(&self, container: &ContainerId, signal: i32) -> Result<(), MonitorError> {
         let sent = self.call(&Request::Signal { container: container.clone(), signal }, &[]);
-        or_gone(sent, &Failure::NotRunning)
+        or_gone(or_gone(sent, &Failure::NotRunning), &Failure::Unknown)
     }
 
-    /// Kills every process of a container; one that has ended already is no error.
+    /// Kills every process of a container; one that has ended, or was forgotten after it, is no error.
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Refused`] where the monitor knows no such container.
+    /// Any of [`MonitorError`] but those of the start.
     pub fn kill(&self, container: &ContainerId) -> Result<(), MonitorError> {
         let killed = self.call(&Request::Kill { container: container.clone() }, &[]);
-        or_gone(killed, &Failure::NotRunning)
+        or_gone(or_gone(killed, &Failure::NotRunning), &Failure::Unknown)
     }
 
     /// Makes a running container log to `log` from its next record on.
@@ -158,6 +158,12 @@ impl Monitor {
         // Gone already where this is repeated.
         rustix::fs::unlinkat(&self.0.dir, SOCKET, rustix::fs::AtFlags::empty()).ok();
         if ended { Ok(()) } else { Err(MonitorError::Silent { pod: self.pod().clone() }) }
+    }
+
+    /// Whether its process has ended. Never blocks; where nobody can tell, it counts as alive.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended(Duration::ZERO).unwrap_or(false)
     }
 
     fn ended(&self, patience: Duration) -> Result<bool, MonitorError> {
