@@ -4,51 +4,11 @@
 
 mod stage;
 
-use runtime::cgroup::{CgroupPath, Cgroups, Limits};
+use runtime::cgroup::Limits;
 use runtime::exit::Cause;
-use stage::{Container, Pod, plan, wait_for};
-use std::path::{Path, PathBuf};
-
-/// A cgroup of a test, with all below it.
-struct Stage {
-    cgroups: Cgroups,
-    path: CgroupPath,
-}
-
-impl Stage {
-    fn new(name: &str) -> Self {
-        let path = format!("/berth-test-{}-{name}", std::process::id());
-        Self { cgroups: Cgroups::detect().unwrap(), path: path.parse().unwrap() }
-    }
-
-    fn container<'a>(&self, pod: &'a Pod, limits: &Limits) -> Container<'a> {
-        let mut container = pod.container();
-        container.cgroup = Some(self.cgroups.create(&self.path, limits).unwrap());
-        container
-    }
-
-    /// Its directories, in all hierarchies.
-    fn directories(&self) -> Vec<PathBuf> {
-        let below = self.path.to_string();
-        let below = below.trim_start_matches('/');
-        self.cgroups.hierarchies().iter().map(|mount| mount.join(below)).collect()
-    }
-
-    /// Names of the cgroups below, in all hierarchies.
-    fn children(&self) -> Vec<String> {
-        self.cgroups.children(&self.path).unwrap()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let removed = self.cgroups.remove(&self.path);
-        if !std::thread::panicking() {
-            removed.unwrap();
-            assert!(self.directories().iter().all(|directory| !directory.exists()));
-        }
-    }
-}
+use stage::cgroup::Stage;
+use stage::{Pod, plan, wait_for};
+use std::path::Path;
 
 fn cgroups_of(pid: i32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap()

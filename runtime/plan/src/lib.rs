@@ -85,4 +85,7 @@ pub enum PidNamespace {
     Own,
     /// The monitor's, that is the host's.
     Host,
+    /// The one that the pod's containers share. The monitor makes it, with a process 1 that reaps orphans. The
+    /// container needs a cgroup: nothing else tells its processes from those of its neighbours.
+    Pod,
 }

@@ -40,6 +40,8 @@ pub(crate) struct Init {
     pub(crate) channel: OwnedFd,
     /// Who asked for it, if they are still there.
     pub(crate) client: Option<Key>,
+    /// The process that made the first one in the pod's PID namespace, until it has ended.
+    pub(crate) helper: Option<Pid>,
     /// No step is left but the system call filter and `execve`.
     pub(crate) executing: bool,
     /// The step that failed.
@@ -55,7 +57,7 @@ pub(crate) struct First {
     #[expect(dead_code, reason = "held open, so that the process waits for somebody to attach")]
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) cgroup: Option<Cgroup>,
-    /// Processes can outlive it: it does not end a PID namespace of its own.
+    /// Processes can outlive it, because it ends no PID namespace of its own.
     pub(crate) shares_pids: bool,
     /// What its execs get.
     pub(crate) oom_score_adj: i32,
@@ -104,6 +106,16 @@ impl Container {
         match &mut self.state {
             State::Alive { process, .. } => Some(process),
             State::Exited(_) => None,
+        }
+    }
+
+    /// Whether this is its first process, or the one that made it.
+    pub(crate) fn knows(&self, pid: Pid) -> bool {
+        match &self.state {
+            State::Alive { process, init } => {
+                process.pid == pid || init.as_ref().is_some_and(|init| init.helper == Some(pid))
+            }
+            State::Exited(_) => false,
         }
     }
 

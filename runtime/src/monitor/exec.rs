@@ -5,13 +5,13 @@ use crate::events::{Event, Key};
 use crate::init::{self, Enter, Stdio, Word};
 use crate::monitor::Monitor;
 use crate::refuse::{Explain, refusal};
-use crate::start::{lives, place};
+use crate::start::{is_child, lives, place};
 use plan::Process;
 use runtime::cgroup::Held;
 use runtime::id::ContainerId;
 use runtime::protocol::{Failure, MAX_PLAN, Refusal, Response};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, Signal};
 use std::os::fd::{AsFd, OwnedFd};
 use sys::clone::Spawn;
 
@@ -156,7 +156,7 @@ impl Monitor {
                 }
                 Ok(Some((Word::Executing, _))) => exec.executing = true,
                 Ok(Some((Word::Failed(refusal), _))) => exec.refusal = Some(refusal),
-                Ok(Some((Word::Terminal | Word::Forked { .. }, _))) => {}
+                Ok(Some((Word::Terminal | Word::Forked { .. } | Word::Reaps, _))) => {}
                 Ok(None) | Err(_) => {
                     exec.channel = None;
                     self.exec_silent(key);
@@ -184,7 +184,8 @@ impl Monitor {
         if exec.helper.take_if(|(helper, _)| *helper == pid).is_none() {
             exec.code = Some(code);
         }
-        // The helper holds the channel open, and how that ends has to be known.
+        // The helper holds the channel open, and how that ends has to be known. Killed before the helper could name it,
+        // the process was taken for an orphan.
         let expected = |(_, process): &(Pid, OwnedFd)| is_child(process);
         if exec.helper.is_some()
             || (exec.code.is_none() && exec.process.as_ref().is_some_and(expected))
@@ -226,12 +227,6 @@ impl Monitor {
             exec.kill();
         }
     }
-}
-
-/// Whether it was not waited for yet: killed before its helper could name it, it was taken for an orphan.
-fn is_child(process: &OwnedFd) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    waitid(WaitId::PidFd(process.as_fd()), options).is_ok()
 }
 
 impl Exec {

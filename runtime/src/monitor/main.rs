@@ -6,6 +6,7 @@
 //! ```text
 //!   world ──▶ monitor ──▶ serve ──▶ start ──clone3──▶ init/ ──execve──▶ program
 //!              loop        requests   └▶ exec
+//!                │                   pids ──clone3──▶ process 1, where containers share a PID namespace
 //!                └──▶ container: output ▶ log, end ▶ exit record ▶ watchers
 //! ```
 
@@ -15,6 +16,7 @@ mod exec;
 mod init;
 mod log;
 mod monitor;
+mod pids;
 mod refuse;
 mod serve;
 mod start;

@@ -3,6 +3,7 @@
 use crate::container::{Container, State};
 use crate::events::{Event, Events, Key};
 use crate::exec::Exec;
+use crate::pids::Pids;
 use crate::serve::Connection;
 use crate::world::World;
 use rustix::io::Errno;
@@ -18,6 +19,8 @@ pub(crate) struct Monitor {
     pub(crate) connections: BTreeMap<Key, Connection>,
     pub(crate) containers: BTreeMap<Key, Container>,
     pub(crate) execs: BTreeMap<Key, Exec>,
+    /// The PID namespace that containers share, once there is one.
+    pub(crate) pids: Option<Pids>,
     /// It was asked to end, and does so when nothing runs any more.
     pub(crate) ending: bool,
     /// For messages, and for what containers say.
@@ -45,6 +48,7 @@ impl Monitor {
             connections: BTreeMap::new(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            pids: None,
             ending: false,
             buffer: vec![0; BUFFER],
             listener,
@@ -65,6 +69,7 @@ impl Monitor {
 
     fn is_idle(&self) -> bool {
         self.execs.is_empty()
+            && self.pids.is_none()
             && self.containers.values().all(|container| container.process().is_none())
     }
 
@@ -121,11 +126,13 @@ impl Monitor {
     }
 
     fn child_ended(&mut self, pid: Pid, code: i32) {
-        let is_first =
-            |container: &Container| container.process().is_some_and(|first| first.pid == pid);
-        let container = self.containers.iter().find(|(_, container)| is_first(container));
+        if self.pids.as_ref().is_some_and(|pids| pids.init == pid) {
+            self.pids_ended();
+            return;
+        }
+        let container = self.containers.iter().find(|(_, container)| container.knows(pid));
         if let Some((key, _)) = container {
-            self.container_ended(*key, code);
+            self.child_of_container_ended(*key, pid, code);
             return;
         }
         let exec = self.execs.iter().find(|(_, exec)| exec.knows(pid)).map(|(key, _)| *key);
@@ -134,9 +141,18 @@ impl Monitor {
         }
     }
 
-    fn container_ended(&mut self, key: Key, code: i32) {
-        // `execve` may have happened just before: the channel knows.
+    fn child_of_container_ended(&mut self, key: Key, pid: Pid, code: i32) {
+        // `execve` may have happened just before, or a second process been made: the channel knows.
         self.hear_init(key);
+        let first = self.containers.get(&key).and_then(Container::process);
+        if first.is_some_and(|first| first.pid == pid) {
+            self.container_ended(key, code);
+        } else {
+            self.helper_ended(key);
+        }
+    }
+
+    fn container_ended(&mut self, key: Key, code: i32) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let asked = match &container.state {
             State::Alive { init: Some(init), .. } => {
@@ -162,6 +178,9 @@ impl Monitor {
         }
         for exec in self.execs.values() {
             exec.kill();
+        }
+        if let Some(pids) = &self.pids {
+            pids.kill();
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::events::{Event, Key};
 use crate::init::{self, Start, Stdio, Word};
 use crate::log::{Log, Stream};
 use crate::monitor::Monitor;
-use crate::refuse::Explain;
+use crate::refuse::{Explain, refusal};
 use plan::{LaunchPlan, PidNamespace};
 use runtime::cgroup::{Descriptors, Held};
 use runtime::id::ContainerId;
@@ -76,7 +76,8 @@ impl Monitor {
         let log = Log::new(log);
         match launched {
             Ok(Launched { process, channel, output, errors }) => {
-                let init = Init { channel, client: Some(client), executing: false, refusal: None };
+                let client = Some(client);
+                let init = Init { channel, client, helper: None, executing: false, refusal: None };
                 let output = output.map(|pipe| Output { pipe, stream: Stream::new("stdout") });
                 let errors = errors.map(|pipe| Output { pipe, stream: Stream::new("stderr") });
                 let state = State::Alive { process, init: Some(init) };
@@ -98,7 +99,7 @@ impl Monitor {
     }
 
     fn launch(
-        &self,
+        &mut self,
         key: Key,
         plan: &LaunchPlan,
         cgroup: Option<(Vec<String>, Vec<OwnedFd>)>,
@@ -106,6 +107,13 @@ impl Monitor {
     ) -> Result<Launched, Refusal> {
         let cgroup =
             cgroup.map(|(labels, fds)| hold(labels, fds)).transpose().step("use", "cgroup")?;
+        let shared = plan.pids == PidNamespace::Pod;
+        if shared && cgroup.is_none() {
+            return Err(refusal("share PID namespace", "without a cgroup", 0));
+        }
+        if shared {
+            self.share_pids(plan, descriptors)?;
+        }
         let pipes = Pipes::new(plan).step("make", "pipes")?;
         let (channel, theirs) = init::channel().step("make", "channel")?;
         self.register(key, &channel, &pipes).step("watch", "pipes")?;
@@ -115,15 +123,16 @@ impl Monitor {
             cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.held.clone_into()),
             sibling: false,
         };
-        let start =
-            Start { world: &self.world, plan, descriptors, stdio: pipes.theirs(&self.world.null) };
+        let pids = self.pids.as_ref().filter(|_| shared).map(|pids| pids.pidfd.as_fd());
+        let stdio = pipes.theirs(&self.world.null);
+        let start = Start { world: &self.world, plan, descriptors, stdio, pids };
         let spawned = init::spawn(&self.world, &how, || init::container(&start, &theirs))?;
         let process = First {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
             stdin: pipes.stdin.map(|(_, ours)| ours),
             cgroup,
-            shares_pids: plan.pids == PidNamespace::Host,
+            shares_pids: plan.pids != PidNamespace::Own,
             oom_score_adj: plan.process.oom_score_adj.unwrap_or(self.world.oom_score_adj),
         };
         // A process that never hears to go on ends by itself when the channel is closed.
@@ -151,13 +160,20 @@ impl Monitor {
     pub(crate) fn hear_init(&mut self, key: Key) {
         loop {
             let Some(container) = self.containers.get_mut(&key) else { return };
-            let State::Alive { init: Some(init), .. } = &mut container.state else { return };
+            let State::Alive { process, init: Some(init) } = &mut container.state else { return };
             match init::hear(&init.channel) {
                 Err(Errno::AGAIN) => return,
                 Ok(Some((Word::Executing, _))) => init.executing = true,
                 Ok(Some((Word::Failed(refusal), _))) => init.refusal = Some(refusal),
                 Ok(Some((Word::Terminal, Some(terminal)))) => self.take_terminal(key, terminal),
-                Ok(Some((Word::Terminal | Word::Forked { .. }, _))) => {}
+                Ok(Some((Word::Forked { pid }, Some(pidfd)))) => {
+                    // Killed before it was named, it was taken for an orphan; then the end of its maker is the answer.
+                    if let (Some(pid), true) = (Pid::from_raw(pid), is_child(&pidfd)) {
+                        init.helper = Some(std::mem::replace(&mut process.pid, pid));
+                        process.pidfd = pidfd;
+                    }
+                }
+                Ok(Some((Word::Terminal | Word::Forked { .. } | Word::Reaps, _))) => {}
                 // An init that breaks the channel is no init of ours any more; its end will tell.
                 Ok(None) | Err(_) => return self.init_silent(key),
             }
@@ -189,6 +205,17 @@ impl Monitor {
         }
     }
 
+    /// The process that made a container's first one has ended. That one may go on now: nobody else holds the channel,
+    /// so that its end is `execve` again.
+    pub(crate) fn helper_ended(&mut self, key: Key) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        if let State::Alive { init: Some(init), .. } = &mut container.state {
+            init.helper = None;
+            // It ends by itself where this fails.
+            init::go(&init.channel).ok();
+        }
+    }
+
     /// Tells who asked for a start that it has failed.
     pub(crate) fn refuse_start(&mut self, client: Key, refusal: Refusal) {
         self.answer(client, &Response::Failed(Failure::Step(refusal)));
@@ -199,6 +226,12 @@ impl Monitor {
 pub(crate) fn lives(child: &OwnedFd) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     matches!(waitid(WaitId::PidFd(child.as_fd()), options), Ok(None))
+}
+
+/// Whether it is a child that was not waited for yet.
+pub(crate) fn is_child(process: &OwnedFd) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(process.as_fd()), options).is_ok()
 }
 
 /// Puts a new process into its cgroup, unless it was made there.

@@ -5,7 +5,7 @@ use crate::refuse::Explain;
 use runtime::protocol::Refusal;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, UnmountFlags};
 use rustix::process::{DumpableBehavior, getpid};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +16,8 @@ use sys::mount::{self, Change, Propagation};
 pub(crate) const ROOT: &str = "/root";
 /// The pod's `/dev/shm`.
 pub(crate) const SHM: &str = "/shm";
+/// The procfs of the PID namespace that containers of the pod share, where they do.
+pub(crate) const PROC: &str = "/proc";
 /// A null device that no container can have changed.
 pub(crate) const NULL: &str = "/null";
 /// A directory with nothing in it.
@@ -91,23 +93,45 @@ impl World {
 
     /// Reads the first page of a file of this process's own directory in the procfs.
     pub(crate) fn read_own(&self, name: &str) -> io::Result<String> {
-        let file = self.open_own(name, OFlags::RDONLY)?;
-        let mut buffer = [0; 4096];
-        let count = rustix::io::read(&file, &mut buffer)?;
-        Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
+        read_page(&self.open_own(name, OFlags::RDONLY)?)
     }
 
     /// The directory is known by this process's number in the procfs's PID namespace, which is what `self` says there;
     /// beyond it no link is followed and no mount is entered (CVE-2025-52881).
     fn open_own(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let own = rustix::fs::readlinkat(&self.proc, "self", Vec::new())?;
-        let path = [own.as_bytes(), b"/", name.as_bytes()].concat();
+        self.open(&[own.as_bytes(), b"/", name.as_bytes()].concat(), flags)
+    }
+
+    /// Reads the first page of a file of the procfs.
+    pub(crate) fn read(&self, path: &str) -> io::Result<String> {
+        read_page(&self.open(path.as_bytes(), OFlags::RDONLY)?)
+    }
+
+    fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH
             | ResolveFlags::NO_XDEV
             | ResolveFlags::NO_SYMLINKS
             | ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(&self.proc, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
+
+    /// Attaches a procfs for the containers that share their PID namespace; they bind it into their roots.
+    pub(crate) fn show_processes(&self, proc: &OwnedFd) -> Result<(), Errno> {
+        attach(proc, PROC)
+    }
+
+    /// Takes it down again.
+    pub(crate) fn hide_processes(&self) {
+        // Mostly there is none. Containers that still end keep their own.
+        rustix::mount::unmount(PROC, UnmountFlags::DETACH).ok();
+    }
+}
+
+fn read_page(file: &OwnedFd) -> io::Result<String> {
+    let mut buffer = [0; 4096];
+    let count = rustix::io::read(file, &mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())
 }
 
 /// What a process must be to look after others.
@@ -139,7 +163,7 @@ fn furnish(shm_bytes: u64) -> Result<OwnedFd, Refusal> {
     let own = attributes().difference(MountAttrFlags::MOUNT_ATTR_NODEV);
     let small = [("size", "16k"), ("nr_inodes", "8"), ("mode", "0755")];
     let root = mount::new("tmpfs", small, own).step("make mount", "own root")?;
-    for name in [ROOT, SHM, EMPTY] {
+    for name in [ROOT, SHM, EMPTY, PROC] {
         rustix::fs::mkdirat(&root, &name[1..], Mode::from_raw_mode(0o555)).step("make", name)?;
     }
     let (number, mode) = (rustix::fs::makedev(1, 3), Mode::from_raw_mode(0o666));

@@ -137,6 +137,17 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>], _proof: &SingleThreaded) -> io::Re
     close_range(first, u32::MAX, 0)
 }
 
+/// Closes every descriptor, the standard ones too.
+///
+/// For a copied process alone, as [`close_all_but`].
+///
+/// # Errors
+///
+/// Those of `close_range(2)` (Linux 5.9).
+pub fn close_all(_proof: &SingleThreaded) -> io::Result<()> {
+    close_range(0, u32::MAX, 0)
+}
+
 /// Marks every descriptor from 3 up to be closed by `execve`.
 ///
 /// # Errors
@@ -147,7 +158,7 @@ pub fn close_on_exec_from_3() -> io::Result<()> {
 }
 
 fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: takes numbers only. Which descriptors may go is the contract of the two callers above.
+    // SAFETY: takes numbers only. Which descriptors may go is the contract of the callers above.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;
     Ok(())
 }

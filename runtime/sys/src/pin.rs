@@ -88,8 +88,7 @@ where
     thread::scope(|scope| {
         let visitor = scope.spawn(|| {
             let flags = kinds.iter().fold(UnshareFlags::empty(), |all, kind| all | kind.flag());
-            unshare(flags)
-                .map_err(|source| PinError::Unshare { kinds: kinds.to_vec(), source })?;
+            unshare(flags).map_err(|source| PinError::Unshare { kinds: kinds.to_vec(), source })?;
             inside().map_err(PinError::Inside)?;
             pin_all(dir, kinds)
         });
@@ -116,8 +115,7 @@ fn pin_all<E: std::error::Error>(dir: &Path, kinds: &[Kind]) -> Result<(), PinEr
 }
 
 fn pin(kind: Kind, path: &Path) -> io::Result<()> {
-    let flags =
-        OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(CWD, path, flags, Mode::RUSR)?;
     Ok(mount_bind(format!("/proc/thread-self/ns/{}", kind.name()), path)?)
 }

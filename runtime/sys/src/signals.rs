@@ -49,6 +49,15 @@ pub fn reset() -> io::Result<()> {
     Ok(())
 }
 
+/// Has the kernel reap children as they end (`wait(2)`, "NOTES"): for a process that nobody asks how they ended.
+///
+/// # Errors
+///
+/// Those of `sigaction(2)`.
+pub fn ignore_children() -> io::Result<()> {
+    handle(libc::SIGCHLD, libc::SIG_IGN)
+}
+
 fn handle(signal: i32, action: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: the action is SIG_IGN or SIG_DFL (the callers above), so no code of ours can run as a handler.
     match unsafe { libc::signal(signal, action) } {

@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+pub mod cgroup;
+
 use plan::{
     Attributes, Capabilities, Device, DeviceKind, Fd, Identity, LaunchPlan, Link, Mount,
     PidNamespace, Process, Propagation, Source,

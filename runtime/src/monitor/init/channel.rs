@@ -10,7 +10,7 @@ use sys::seqpacket;
 /// What a new process tells the monitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Word {
-    /// This process will run the exec's program. Comes with its pidfd.
+    /// This process will run the program. Comes with its pidfd.
     Forked { pid: i32 },
     /// Here is the monitor's side of the terminal. Comes with it.
     Terminal,
@@ -18,6 +18,8 @@ pub(crate) enum Word {
     Executing,
     /// A step failed; the process ends.
     Failed(Refusal),
+    /// Process 1 of the pod's PID namespace is ready, and about to close this channel. Comes with a procfs of that.
+    Reaps,
 }
 
 /// The process's end of the channel.

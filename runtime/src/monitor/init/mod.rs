@@ -1,7 +1,20 @@
 //! What a new process does on its way to becoming a container's program: it executes the plan and decides nothing.
 //!
-//! [`container`] and [`exec`] are the two sequences, in the order that is the security argument. Each step is a file of
-//! its own. All of it runs in a copy of the monitor, which holds nothing but what the sequence needs.
+//! [`container`], [`exec`] and [`reaper`](reaper::reaper) are the three sequences, in the order that is the security
+//! argument. Each step is a file of its own. All of it runs in a copy of the monitor, which holds nothing but what the
+//! sequence needs.
+//!
+//! A process in a PID namespace that others are in can be seen by them, and with CAP_SYS_PTRACE be taken over. So it is
+//! made as late as can be, by a first process outside, and holds no descriptor of the host (CVE-2016-9962). Until `execve`
+//! it has the monitor's capabilities still, because filters and identities need them:
+//!
+//! ```text
+//!   exec:      first: enters the container ─clone3─▶ second: rights, execve
+//!   container: first: namespaces, mounts, root ─┬──▶ goes on itself, as process 1: rights, execve
+//!                  in the pod's PID namespace:  └─clone3─▶ second: rights, execve
+//! ```
+//!
+//! The second one is the monitor's child as well, so that the monitor gets its exit status.
 
 mod channel;
 mod devices;
@@ -10,12 +23,14 @@ mod masks;
 mod mounts;
 mod namespaces;
 mod program;
+mod reaper;
 mod resolve;
 mod root;
 mod session;
 mod terminal;
 
 pub(crate) use channel::{Channel, Word, go, hear, pair as channel};
+pub(crate) use reaper::reaper;
 
 use crate::refuse::Explain;
 use crate::world::World;
@@ -43,6 +58,8 @@ pub(crate) struct Start<'a> {
     pub(crate) plan: &'a LaunchPlan,
     pub(crate) descriptors: &'a [OwnedFd],
     pub(crate) stdio: Stdio<'a>,
+    /// Process 1 of the pod's PID namespace, for a container that is to live there.
+    pub(crate) pids: Option<BorrowedFd<'a>>,
 }
 
 impl Start<'_> {
@@ -64,17 +81,18 @@ pub(crate) struct Enter<'a> {
     pub(crate) oom_score_adj: i32,
 }
 
-/// Becomes a container's first process. Gives the exit status of a process that did not.
+/// Becomes a container's first process, or makes it. Gives the exit status of a process that did not become it.
 pub(crate) fn container(start: &Start<'_>, channel: &Channel) -> i32 {
     tell(channel, container_steps(start, channel))
 }
 
-fn container_steps(start: &Start<'_>, channel: &Channel) -> Step<Infallible> {
+fn container_steps(start: &Start<'_>, channel: &Channel) -> Step<()> {
     let (world, process) = (start.world, &start.plan.process);
     channel.wait_for_go()?;
     session::keep_only(start.needed(channel), &world.proof)?;
     session::begin(world, process)?;
     namespaces::join(start)?;
+    namespaces::own(start)?;
     let root = root::attach(start)?;
     let dev = mounts::make(start, root)?;
     devices::make(start.plan, dev.as_ref())?;
@@ -82,15 +100,22 @@ fn container_steps(start: &Start<'_>, channel: &Channel) -> Step<Infallible> {
     masks::hide(&start.plan.masked, root)?;
     masks::protect(&start.plan.readonly, root)?;
     root::enter(start.plan, root)?;
-    let stdio = terminal.as_ref().map_or(start.stdio, terminal::Peer::stdio);
-    program::run(process, root, stdio, channel)
+    let program = Program { world, process, stdio: start.stdio, terminal: terminal.as_ref() };
+    match start.pids {
+        None => program.run(root, channel).map(|never| match never {}),
+        Some(init) => {
+            namespaces::enter_pids(init)?;
+            program.hand_over(channel)
+        }
+    }
 }
 
 impl Start<'_> {
     fn needed<'a>(&'a self, channel: &'a Channel) -> Vec<BorrowedFd<'a>> {
         let Stdio { stdin, stdout, stderr } = self.stdio;
         let always = [channel.as_fd(), self.world.proc.as_fd(), stdin, stdout, stderr];
-        always.into_iter().chain(self.descriptors.iter().map(AsFd::as_fd)).collect()
+        let plan = self.descriptors.iter().map(AsFd::as_fd);
+        always.into_iter().chain(self.pids).chain(plan).collect()
     }
 }
 
@@ -110,18 +135,46 @@ fn exec_steps(enter: &Enter<'_>, channel: &Channel) -> Step<()> {
     session::keep_only(needed, &world.proof)?;
     session::begin_with(world, process, oom_score_adj)?;
     namespaces::enter(container)?;
-    session::keep_only(vec![channel.as_fd(), stdin, stdout, stderr], &world.proof)?;
-    let spawn = Spawn { sibling: true, ..Spawn::default() };
-    let entered = || tell(channel, entered_steps(process, stdio, channel));
-    let spawned = spawn.run(&world.proof, entered).step("clone", "")?;
-    channel.say_with(&Word::Forked { pid: spawned.pid.as_raw_pid() }, spawned.pidfd.as_fd())
+    Program { world, process, stdio, terminal: None }.hand_over(channel)
 }
 
-fn entered_steps(process: &Process, stdio: Stdio<'_>, channel: &Channel) -> Step<Infallible> {
-    channel.wait_for_go()?;
-    rustix::process::setsid().step("start a session", "")?;
-    let root = sys::mount::root().step("open", "/")?;
-    program::run(process, root.as_fd(), stdio, channel)
+/// What is left to do once a process is where the program is to run.
+#[derive(Debug)]
+struct Program<'a> {
+    world: &'a World,
+    process: &'a Process,
+    /// What it gets where it has no terminal.
+    stdio: Stdio<'a>,
+    terminal: Option<&'a terminal::Peer>,
+}
+
+impl Program<'_> {
+    /// Runs it in this process, the leader of a session.
+    fn run(&self, root: BorrowedFd<'_>, channel: &Channel) -> Step<Infallible> {
+        self.terminal.map_or(Ok(()), terminal::Peer::control)?;
+        program::run(self.process, root, self.stdio(), channel)
+    }
+
+    /// Runs it in a new process, in the PID namespace that was entered for children. The monitor is its parent.
+    fn hand_over(&self, channel: &Channel) -> Step<()> {
+        let Stdio { stdin, stdout, stderr } = self.stdio();
+        session::keep_only(vec![channel.as_fd(), stdin, stdout, stderr], &self.world.proof)?;
+        let spawn = Spawn { sibling: true, ..Spawn::default() };
+        let entered = || tell(channel, self.entered_steps(channel));
+        let spawned = spawn.run(&self.world.proof, entered).step("clone", "")?;
+        channel.say_with(&Word::Forked { pid: spawned.pid.as_raw_pid() }, spawned.pidfd.as_fd())
+    }
+
+    fn entered_steps(&self, channel: &Channel) -> Step<Infallible> {
+        channel.wait_for_go()?;
+        rustix::process::setsid().step("start a session", "")?;
+        let root = sys::mount::root().step("open", "/")?;
+        self.run(root.as_fd(), channel)
+    }
+
+    fn stdio(&self) -> Stdio<'_> {
+        self.terminal.map_or(self.stdio, terminal::Peer::stdio)
+    }
 }
 
 fn tell<T>(channel: &Channel, result: Step<T>) -> i32 {

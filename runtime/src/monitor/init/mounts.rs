@@ -5,7 +5,7 @@ use super::resolve::{self, Kind, Links};
 use super::{Start, Step};
 use crate::refuse::{Explain, refusal};
 use crate::world;
-use plan::{Attributes, Mount, Propagation, Source};
+use plan::{Attributes, Mount, PidNamespace, Propagation, Source};
 use rustix::fs::{CWD, FileType, PROC_SUPER_MAGIC};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -29,6 +29,10 @@ pub(super) fn make(start: &Start<'_>, root: BorrowedFd<'_>) -> Step<Option<Owned
 fn detached(start: &Start<'_>, mount: &Mount) -> Step<(OwnedFd, Kind)> {
     let step = "make mount";
     let made = match &mount.source {
+        // One made here would show the monitor's PID namespace.
+        Source::Proc if start.plan.pids == PidNamespace::Pod => {
+            mount::bind(CWD, world::PROC, false)
+        }
         Source::Proc => new("proc", &[]),
         Source::Sysfs => new("sysfs", &[]),
         Source::Tmpfs(options) => new("tmpfs", options),

@@ -19,11 +19,22 @@ pub(super) fn join(start: &Start<'_>) -> Step<()> {
         let namespace = start.descriptor(join.fd)?;
         move_into_link_name_space(namespace, Some(kind)).step("join namespace", name)?;
     }
+    Ok(())
+}
+
+/// Makes the cgroup namespace, where the plan wants one.
+pub(super) fn own(start: &Start<'_>) -> Step<()> {
     if start.plan.cgroup_namespace {
         // Not by clone3: that would make the parent's cgroup the root, and not the one this process was put into.
         sys::rights::own_cgroup_namespace().step("make namespace", "cgroup")?;
     }
     Ok(())
+}
+
+/// Has the next children of this process live in the pod's PID namespace, whose process 1 is `init`.
+pub(super) fn enter_pids(init: BorrowedFd<'_>) -> Step<()> {
+    move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
+        .step("enter", "the pod's PID namespace")
 }
 
 /// Enters all namespaces of the container whose first process this is; the PID namespace takes only children of this

@@ -6,17 +6,35 @@ use crate::world;
 use plan::{LaunchPlan, Propagation};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use sys::mount::{self, Change};
 
 /// Puts the root onto the monitor's empty directory. The descriptor now is the root of a mount like any other.
 pub(super) fn attach<'a>(start: &'a Start<'_>) -> Step<BorrowedFd<'a>> {
     let root = start.descriptor(start.plan.root)?;
+    put(root)?;
+    Ok(root)
+}
+
+/// Makes an empty directory the root directory, and lets go of the monitor's.
+pub(super) fn enter_nothing() -> Step<()> {
+    let step = "attach";
+    let nothing = mount::bind(CWD, world::EMPTY, false).step(step, world::EMPTY)?;
+    let set = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mount::set_attributes(&nothing, Change { set, ..Change::default() })
+        .step(step, world::EMPTY)?;
+    put(nothing.as_fd())?;
+    mount::pivot(&nothing).step("pivot", "to an empty root")
+}
+
+fn put(root: BorrowedFd<'_>) -> Step<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = rustix::fs::openat(CWD, world::ROOT, flags, Mode::empty())
         .step("open", "the place of the root")?;
-    mount::attach(root, place).step("attach", "the root")?;
-    Ok(root)
+    mount::attach(root, place).step("attach", "the root")
 }
 
 /// Makes it the root directory, lets go of the monitor's, and closes it to writes where the plan says so.

@@ -19,13 +19,19 @@ pub(super) fn begin(world: &World, process: &Process) -> Step<()> {
 
 /// As [`begin`], with the score that holds where the process names none.
 pub(super) fn begin_with(world: &World, process: &Process, oom_score_adj: i32) -> Step<()> {
+    alone()?;
+    let score = process.oom_score_adj.unwrap_or(oom_score_adj);
+    world.set_oom_score_adj(score).step("set oom_score_adj", score.to_string())?;
+    label(world, process)
+}
+
+/// Signals, session, keys and file modes owe nothing to the monitor's.
+pub(super) fn alone() -> Step<()> {
     sys::signals::reset().step("reset signals", "")?;
     rustix::process::setsid().step("start a session", "")?;
     sys::rights::own_session_keyring().step("leave the session keyring", "")?;
     rustix::process::umask(rustix::fs::Mode::empty());
-    let score = process.oom_score_adj.unwrap_or(oom_score_adj);
-    world.set_oom_score_adj(score).step("set oom_score_adj", score.to_string())?;
-    label(world, process)
+    Ok(())
 }
 
 /// Writes the label that holds from `execve` on, and reads it back: a label that is not what was asked for is no label

@@ -47,11 +47,15 @@ pub(super) fn open(
         .and_then(|bound| mount::attach(bound, console))
         .step("mount", "/dev/console")?;
     channel.say_with(&Word::Terminal, ours.as_fd())?;
-    rustix::process::ioctl_tiocsctty(&theirs).step("control terminal", "")?;
     Ok(Some(Peer(theirs)))
 }
 
 impl Peer {
+    /// Makes it the controlling terminal of this process's session.
+    pub(super) fn control(&self) -> Step<()> {
+        rustix::process::ioctl_tiocsctty(&self.0).step("control terminal", "")
+    }
+
     pub(super) fn stdio(&self) -> Stdio<'_> {
         let fd = self.0.as_fd();
         Stdio { stdin: fd, stdout: fd, stderr: fd }
