@@ -54,6 +54,13 @@ impl CgroupParent {
         content.map(|text| text.trim_end().to_owned())
     }
 
+    /// Makes cgroups below the parent, as a kubelet does for its pods.
+    pub fn make(&self, path: &str) {
+        for top in self.tops() {
+            fs::create_dir_all(top.join(path)).expect("make a cgroup");
+        }
+    }
+
     /// Removes the cgroups of an ended container behind the daemon's back.
     pub fn remove_empty(&self, id: &str) {
         for top in self.tops() {

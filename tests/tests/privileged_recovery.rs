@@ -209,6 +209,29 @@ fn privileged_a_pod_whose_monitor_was_killed_ends_and_is_removed() {
     });
 }
 
+#[test]
+fn privileged_containers_run_on_wherever_their_cgroups_are() {
+    in_world(|world| {
+        // A kubelet makes the cgroup of a pod before it asks for the pod, and removes it itself.
+        world.stage.cgroups.make("kubepods/pod-1");
+        world.accept_what_is_there();
+        let configured = world.stage.cgroups.path();
+        let parents = [String::new(), configured.clone(), format!("{configured}/kubepods/pod-1")];
+        let ids = parents.map(|parent| {
+            let mut config = world.pod_config("cgroups");
+            config.linux.as_mut().unwrap().cgroup_parent.clone_from(&parent);
+            let pod = world.run_pod_from(config);
+            (world.run_shell(&pod, "sleeper", "sleep 1000"), parent)
+        });
+        world.kill_daemon();
+        world.start_daemon();
+        for (id, parent) in &ids {
+            let state = world.status(id).state();
+            assert_eq!(state, ContainerState::ContainerRunning, "below {parent:?}");
+        }
+    });
+}
+
 /// Kills the daemon while 40 pods are being made, eight at a time, each with a container.
 #[test]
 fn privileged_a_kill_in_the_middle_of_40_pods_leaves_nothing_that_cannot_be_removed() {
