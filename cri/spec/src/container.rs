@@ -5,17 +5,21 @@ use crate::devices::devices;
 use crate::error::SpecError;
 use crate::input::{CgroupFacts, Input};
 use crate::mounts::mounts;
-use crate::namespaces::namespaces;
+use crate::namespaces::{namespaces, pids};
 use crate::process::{hostname, process};
 use crate::resources;
 use crate::seccomp;
 use oci_spec::runtime::{Linux, LinuxResources, Root, Spec};
+use plan::PidNamespace;
 use std::collections::HashMap;
 
 /// Marks a container whose standard input stays open for attach. OCI has no word for it.
 pub(crate) const STDIN: &str = "berth.stdin";
 /// Marks a container whose standard input ends with its first attached client.
 pub(crate) const STDIN_ONCE: &str = "berth.stdin-once";
+/// Says that the spec's new PID namespace is the one that the pod's containers share. There is no path to it before the
+/// first of them starts.
+pub(crate) const SHARED_PIDS: &str = "berth.pod.pids";
 
 /// Translates a request to the spec of its container.
 ///
@@ -35,6 +39,7 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
     let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().clone());
     let filter = seccomp::profile(input, &bounding.unwrap_or_default())?;
 
+    let shares_pids = pids(input)? == PidNamespace::Pod;
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(input)?))
@@ -60,7 +65,7 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
         .set_process(Some(process))
         .set_mounts(Some(mounts.all))
         .set_hostname(input.namespaces.uts.as_ref().map(|_| hostname(input).to_owned()))
-        .set_annotations(Some(annotations(input)))
+        .set_annotations(Some(annotations(input, shares_pids)))
         .set_linux(Some(linux));
     Ok(spec)
 }
@@ -88,7 +93,7 @@ fn resources(input: &Input<'_>) -> Result<LinuxResources, SpecError> {
 }
 
 /// Ours only: who the container is, for people who read specs, and what OCI has no field for.
-fn annotations(input: &Input<'_>) -> HashMap<String, String> {
+fn annotations(input: &Input<'_>, shares_pids: bool) -> HashMap<String, String> {
     let mut annotations = HashMap::new();
     let mut note = |key: &str, value: &str| annotations.insert(key.to_owned(), value.to_owned());
     if let Some(pod) = &input.pod.metadata {
@@ -104,6 +109,9 @@ fn annotations(input: &Input<'_>) -> HashMap<String, String> {
     }
     if input.container.stdin && input.container.stdin_once {
         note(STDIN_ONCE, "true");
+    }
+    if shares_pids {
+        note(SHARED_PIDS, "true");
     }
     annotations
 }

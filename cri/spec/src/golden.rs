@@ -43,6 +43,11 @@ fn golden_host_namespaces() {
 fn golden_read_only() {
     let mut request = Request::plain();
     request.context().readonly_rootfs = true;
+    // As kubelet says in every request, but for pods with shareProcessNamespace or hostPID.
+    request.context().namespace_options = Some(v1::NamespaceOption {
+        pid: NamespaceMode::Container.into(),
+        ..v1::NamespaceOption::default()
+    });
     request.context().no_new_privs = true;
     request.context().seccomp = Some(v1::SecurityProfile::default());
     request.context().capabilities =

@@ -6,6 +6,7 @@ use crate::input::{CgroupFacts, Input};
 use cri_api::runtime::v1;
 use cri_api::runtime::v1::NamespaceMode;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use plan::PidNamespace;
 use std::path::PathBuf;
 
 const FIELD: &str = "linux.security_context.namespace_options";
@@ -14,12 +15,9 @@ const FIELD: &str = "linux.security_context.namespace_options";
 ///
 /// Network, IPC and UTS follow the pod's pins, whatever the container's own options say: they are the pod's.
 pub(crate) fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {
-    let options =
-        security_context(input.container).and_then(|context| context.namespace_options.as_ref());
-    refuse_user_namespace(options)?;
-
+    refuse_user_namespace(options(input))?;
     let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)];
-    if own_pids(options)? {
+    if pids(input)? != PidNamespace::Host {
         namespaces.push(namespace(LinuxNamespaceType::Pid, None));
     }
     let pins = [
@@ -39,24 +37,33 @@ pub(crate) fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, SpecE
     Ok(namespaces)
 }
 
-/// Whether the container gets a PID namespace of its own.
+/// Which PID namespace the container lives in.
 ///
-/// A request without options gets one. `POD` is 0 on the wire, so in options that are there it cannot be told from
-/// silence, and is taken at its word.
-fn own_pids(options: Option<&v1::NamespaceOption>) -> Result<bool, SpecError> {
-    let Some(options) = options else { return Ok(true) };
+/// `POD` is 0 on the wire, so it cannot be told from silence; a request without any options means it too, as with
+/// containerd. The pod's namespace is the host's where the pod itself asks for that.
+pub(crate) fn pids(input: &Input<'_>) -> Result<PidNamespace, SpecError> {
+    let asked = options(input).map_or(NamespaceMode::Pod.into(), |options| options.pid);
     let field = || format!("{FIELD}.pid");
-    match NamespaceMode::try_from(options.pid) {
-        Ok(NamespaceMode::Container) => Ok(true),
-        Ok(NamespaceMode::Node) => Ok(false),
-        Ok(NamespaceMode::Pod) => {
-            Err(SpecError::unsupported(field(), "PID namespaces shared by a pod are"))
-        }
+    match NamespaceMode::try_from(asked) {
+        Ok(NamespaceMode::Container) => Ok(PidNamespace::Own),
+        Ok(NamespaceMode::Node) => Ok(PidNamespace::Host),
+        Ok(NamespaceMode::Pod) if pod_is_on_host(input) => Ok(PidNamespace::Host),
+        Ok(NamespaceMode::Pod) => Ok(PidNamespace::Pod),
         Ok(NamespaceMode::Target) => {
             Err(SpecError::unsupported(field(), "PID namespaces of other containers are"))
         }
-        Err(_) => Err(SpecError::invalid(field(), options.pid.to_string(), "is no namespace mode")),
+        Err(_) => Err(SpecError::invalid(field(), asked.to_string(), "is no namespace mode")),
     }
+}
+
+fn options<'a>(input: &Input<'a>) -> Option<&'a v1::NamespaceOption> {
+    security_context(input.container)?.namespace_options.as_ref()
+}
+
+fn pod_is_on_host(input: &Input<'_>) -> bool {
+    let context = input.pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    options.is_some_and(|options| options.pid() == NamespaceMode::Node)
 }
 
 fn refuse_user_namespace(options: Option<&v1::NamespaceOption>) -> Result<(), SpecError> {
@@ -99,28 +106,49 @@ mod tests {
     }
 
     #[test]
-    fn pids() {
+    fn pids_are_the_pods_unless_asked_otherwise() {
         const REST: &str = "net=/run/berth/p/net ipc=/run/berth/p/ipc uts=/run/berth/p/uts cgroup";
-        let mut request = Request::plain();
-        assert_eq!(text(&request), format!("mnt pid {REST}"), "silent");
-
+        const NO: &str = "PID namespaces of other containers are not supported";
+        use NamespaceMode::{Container, Node, Pod, Target};
+        use PidNamespace::{Host, Own};
+        let options =
+            |mode: i32| v1::NamespaceOption { pid: mode, ..v1::NamespaceOption::default() };
+        // What the pod asks for, what the container asks for, and what that is.
         let cases = [
-            (NamespaceMode::Container, format!("mnt pid {REST}")),
-            (NamespaceMode::Node, format!("mnt {REST}")),
-            (
-                NamespaceMode::Pod,
-                format!("{FIELD}.pid: PID namespaces shared by a pod are not supported"),
-            ),
-            (
-                NamespaceMode::Target,
-                format!("{FIELD}.pid: PID namespaces of other containers are not supported"),
-            ),
+            (None, None, Ok(PidNamespace::Pod)),
+            (None, Some(Pod), Ok(PidNamespace::Pod)),
+            (None, Some(Container), Ok(Own)),
+            (None, Some(Node), Ok(Host)),
+            (None, Some(Target), Err(NO)),
+            (Some(Pod), None, Ok(PidNamespace::Pod)),
+            (Some(Container), None, Ok(PidNamespace::Pod)),
+            (Some(Container), Some(Pod), Ok(PidNamespace::Pod)),
+            (Some(Node), None, Ok(Host)),
+            (Some(Node), Some(Pod), Ok(Host)),
+            (Some(Node), Some(Container), Ok(Own)),
+            (Some(Node), Some(Node), Ok(Host)),
         ];
-        for (mode, want) in cases {
-            request.context().namespace_options =
-                Some(v1::NamespaceOption { pid: mode.into(), ..v1::NamespaceOption::default() });
-            assert_eq!(text(&request), want, "{mode:?}");
+        for (pod, container, want) in cases {
+            let mut request = Request::plain();
+            let linux = request.pod.linux.get_or_insert_default();
+            linux.security_context.get_or_insert_default().namespace_options =
+                pod.map(|mode| options(mode.into()));
+            if let Some(mode) = container {
+                request.context().namespace_options = Some(options(mode.into()));
+            }
+            let want = want.map_err(|why| format!("{FIELD}.pid: {why}"));
+            let got = pids(&request.input()).map_err(|error| error.to_string());
+            assert_eq!(got, want, "{pod:?}, {container:?}");
+            let want = match want {
+                Ok(Own | PidNamespace::Pod) => format!("mnt pid {REST}"),
+                Ok(Host) => format!("mnt {REST}"),
+                Err(why) => why,
+            };
+            assert_eq!(text(&request), want, "{pod:?}, {container:?}");
         }
+        let mut request = Request::plain();
+        request.context().namespace_options = Some(options(7));
+        assert_eq!(text(&request), format!("{FIELD}.pid: \"7\" is no namespace mode"));
     }
 
     #[test]

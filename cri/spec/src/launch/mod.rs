@@ -11,6 +11,7 @@ mod tests;
 
 pub use process::{exec, exec_with};
 
+use crate::container::SHARED_PIDS;
 use crate::error::SpecError;
 use crate::input::HostFacts;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Spec};
@@ -87,7 +88,7 @@ pub fn launch_with(
         root_readonly: root.readonly().unwrap_or_default(),
         root_propagation: root_propagation(linux)?,
         join,
-        pids: pids(namespaces)?,
+        pids: pids(spec, namespaces)?,
         cgroup_namespace: namespaces.iter().any(|ns| ns.typ() == LinuxNamespaceType::Cgroup),
         devices: mounts.devices,
         links: mounts.links,
@@ -137,12 +138,19 @@ fn join(
     Ok(join)
 }
 
-fn pids(namespaces: &[LinuxNamespace]) -> Result<PidNamespace, SpecError> {
+fn pids(spec: &Spec, namespaces: &[LinuxNamespace]) -> Result<PidNamespace, SpecError> {
     match namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
         None => Ok(PidNamespace::Host),
-        Some(namespace) if namespace.path().is_none() => Ok(PidNamespace::Own),
+        Some(namespace) if namespace.path().is_none() => {
+            Ok(if noted(spec, SHARED_PIDS) { PidNamespace::Pod } else { PidNamespace::Own })
+        }
         Some(_) => Err(SpecError::unsupported("linux.namespaces", "joined PID namespaces are")),
     }
+}
+
+/// Whether one of our own annotations is there.
+fn noted(spec: &Spec, key: &str) -> bool {
+    spec.annotations().as_ref().and_then(|all| all.get(key)).is_some_and(|value| value == "true")
 }
 
 fn root_propagation(linux: &Linux) -> Result<Propagation, SpecError> {

@@ -1,6 +1,6 @@
 //! The process part of a plan: a container's first process, and an exec with the same rights.
 
-use super::{Compile, compile};
+use super::{Compile, compile, noted};
 use crate::capabilities::bits;
 use crate::container::{STDIN, STDIN_ONCE};
 use crate::error::SpecError;
@@ -23,9 +23,6 @@ pub(super) fn process(
     if !cwd.starts_with('/') {
         return Err(SpecError::invalid("process.cwd", cwd, "must be an absolute path"));
     }
-    let noted = |key: &str| {
-        spec.annotations().as_ref().and_then(|all| all.get(key)).is_some_and(|v| v == "true")
-    };
     Ok(plan::Process {
         args,
         env: process.env().clone().unwrap_or_default(),
@@ -39,8 +36,8 @@ pub(super) fn process(
         apparmor: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
         selinux: process.selinux_label().clone().filter(|label| !label.is_empty()),
         terminal: terminal(process)?,
-        stdin: noted(STDIN),
-        stdin_once: noted(STDIN_ONCE),
+        stdin: noted(spec, STDIN),
+        stdin_once: noted(spec, STDIN_ONCE),
     })
 }
 

@@ -5,6 +5,7 @@ use crate::container;
 use crate::input::CgroupFacts;
 use crate::testing::{Request, device};
 use cri_api::runtime::v1;
+use cri_api::runtime::v1::NamespaceMode;
 use oci_spec::runtime::{Mount, PosixRlimitBuilder, PosixRlimitType, Process};
 use plan::Source;
 
@@ -73,6 +74,24 @@ fn cgroup_v1_shows_the_containers_own_directories_under_all_their_names() {
     let tree = |path: &str| Open::Tree { path: path.into(), recursive: false };
     assert!(open.contains(&tree("/sys/fs/cgroup/systemd/kubepods/pod0d1f/c1")));
     assert!(!plan.cgroup_namespace);
+}
+
+#[test]
+fn the_pid_namespace_outlasts_the_request() {
+    let cases = [
+        (NamespaceMode::Pod, PidNamespace::Pod),
+        (NamespaceMode::Container, PidNamespace::Own),
+        (NamespaceMode::Node, PidNamespace::Host),
+    ];
+    for (mode, want) in cases {
+        let mut request = Request::plain();
+        request.context().namespace_options =
+            Some(v1::NamespaceOption { pid: mode.into(), ..v1::NamespaceOption::default() });
+        // Nobody's annotations but ours decide (CVE-2024-3154).
+        request.container.annotations = [(SHARED_PIDS.to_owned(), "true".to_owned())].into();
+        request.pod.annotations = request.container.annotations.clone();
+        assert_eq!(plan(&request).plan.pids, want, "{mode:?}");
+    }
 }
 
 #[test]
