@@ -107,9 +107,17 @@ fn sandbox_files(input: &Input<'_>) -> Vec<(&'static str, Mount)> {
         ("/etc/resolv.conf", &input.files.resolv_conf),
     ];
     let bind = |(path, source): (&'static str, &Option<std::path::PathBuf>)| {
-        source
-            .as_ref()
-            .map(|source| (path, mount(path, "bind", source, &["rbind", "rprivate", access])))
+        source.as_ref().map(|source| {
+            (
+                path,
+                mount(
+                    path,
+                    "bind",
+                    source,
+                    &["rbind", "rprivate", "nosuid", "nodev", "noexec", access],
+                ),
+            )
+        })
     };
     files.into_iter().filter_map(bind).collect()
 }

@@ -21,6 +21,9 @@ use std::path::Path;
 use std::sync::Arc;
 use sys::Undo;
 
+/// Each mount is a descriptor that travels to the monitor; no pod spec comes near this.
+const MOST_MOUNTS: usize = 1024;
+
 /// The most of a seccomp profile that is read.
 const MOST_PROFILE_BYTES: u64 = 1 << 20;
 
@@ -105,6 +108,10 @@ impl Containers {
         request: CreateContainerRequest,
     ) -> Result<Ready, ContainerError> {
         let config = request.config.unwrap_or_default();
+        if config.mounts.len() > MOST_MOUNTS {
+            let count = config.mounts.len();
+            return Err(ContainerError::Invalid(format!("{count} mounts, at most {MOST_MOUNTS}")));
+        }
         let log = log_path(sandbox, &config)?;
         let stop_signal = stop_signal(&config);
         let (image, hold) = self.image(&config)?;

@@ -10,17 +10,16 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// The most of each output that is kept (`ExecSyncResponse` in the CRI); the rest is read and dropped.
-const MOST_OUTPUT: usize = 16 << 20;
-
-/// Both outputs together must fit into one gRPC message of 16 MiB, with some room for its other fields.
-const MOST_TOGETHER: usize = MOST_OUTPUT - (64 << 10);
+/// The most of both outputs that is kept; the rest is read and dropped. It has to fit into one gRPC message of 16 MiB
+/// (`ExecSyncResponse` in the CRI), with some room for its other fields.
+const MOST_TOGETHER: usize = (16 << 20) - (64 << 10);
 
 /// Longer than any exec lives, and short enough to be added to any clock.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -122,7 +121,9 @@ impl Session {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = {
             let outputs = async {
-                tokio::try_join!(read(stdout, &mut out), read(stderr, &mut err)).map(drop)
+                let room = AtomicUsize::new(MOST_TOGETHER);
+                tokio::try_join!(read(stdout, &mut out, &room), read(stderr, &mut err, &room))
+                    .map(drop)
             };
             tokio::pin!(outputs);
             let ended = ended(&exec);
@@ -142,7 +143,6 @@ impl Session {
                 }
             }
         };
-        err.truncate(MOST_TOGETHER.saturating_sub(out.len().min(MOST_TOGETHER)));
         Ok(ExecOutput { stdout: out, stderr: err, code })
     }
 }
@@ -163,7 +163,8 @@ async fn ended(exec: &Exec) -> io::Result<i32> {
     }
 }
 
-async fn read(pipe: OwnedFd, into: &mut Vec<u8>) -> io::Result<()> {
+/// Reads to the end, and keeps as much as there is `room` for; both outputs share it.
+async fn read(pipe: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) -> io::Result<()> {
     let mut pipe = Receiver::from_owned_fd(pipe)?;
     let mut chunk = vec![0; 64 << 10];
     loop {
@@ -171,7 +172,9 @@ async fn read(pipe: OwnedFd, into: &mut Vec<u8>) -> io::Result<()> {
         if count == 0 {
             return Ok(());
         }
-        let room = MOST_TOGETHER.saturating_sub(into.len());
-        into.extend_from_slice(&chunk[..count.min(room)]);
+        // Both readers are one task's, so nobody comes in between.
+        let kept = count.min(room.load(Ordering::Relaxed));
+        room.fetch_sub(kept, Ordering::Relaxed);
+        into.extend_from_slice(&chunk[..kept]);
     }
 }

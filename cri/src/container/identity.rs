@@ -8,11 +8,11 @@ use super::accounts::{self, Group, User};
 use super::rootfs;
 use cri_api::runtime::v1::{LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 use cri_spec::Identity;
-use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Why nobody knows who a container is to run as.
 #[derive(Debug, thiserror::Error)]
@@ -170,16 +170,16 @@ const MOST_BYTES: u64 = 1 << 20;
 /// A file of the image's `/etc`, found inside its root whatever links it has; nothing where there is none.
 fn read(root: &OwnedFd, name: &'static str) -> Result<String, IdentityError> {
     let failed = |source| IdentityError::Read { name, source };
-    // Without NONBLOCK a pipe in the file's place would hold us for ever.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // Opened for nothing but looking at first: the image may have a device here, and opening one is already an act.
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let path = format!("etc/{name}");
-    let file = match fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
-        Ok(file) => file,
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = match fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
+        Ok(found) => found,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
         Err(err) => return Err(failed(err.into())),
     };
-    let status = fs::fstat(&file).map_err(|err| failed(err.into()))?;
+    let status = fs::fstat(&found).map_err(|err| failed(err.into()))?;
     let too_large = u64::try_from(status.st_size).map_or(true, |size| size > MOST_BYTES);
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile || too_large {
         return Err(failed(io::Error::new(
@@ -187,6 +187,9 @@ fn read(root: &OwnedFd, name: &'static str) -> Result<String, IdentityError> {
             "not a regular file of at most 1 MiB",
         )));
     }
+    let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let file = fs::openat(CWD, again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|err| failed(err.into()))?;
     let mut bytes = Vec::new();
     File::from(file).take(MOST_BYTES).read_to_end(&mut bytes).map_err(failed)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -196,6 +199,7 @@ fn read(root: &OwnedFd, name: &'static str) -> Result<String, IdentityError> {
 mod tests {
     use super::*;
     use cri_api::runtime::v1::Int64Value;
+    use rustix::fs::mknodat;
 
     fn accounts() -> Accounts {
         let passwd = "root:x:0:0::/root:/bin/sh\n1000:x:0:0::/:/bin/sh\nweb:x:33:34::/srv:/x\n";
@@ -257,5 +261,21 @@ mod tests {
         assert!(decided(&context, "root").unwrap_err().contains("run_as_group without"));
         context.run_as_user = Some(Int64Value { value: -1 });
         assert!(decided(&context, "root").unwrap_err().contains("no id"));
+    }
+
+    #[test]
+    fn privileged_a_device_in_the_place_of_passwd_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        // No driver has this number: opening it would say ENXIO.
+        let device = rustix::fs::makedev(240, 99);
+        let passwd = dir.path().join("etc/passwd");
+        mknodat(CWD, passwd, FileType::CharacterDevice, Mode::RUSR, device).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        let err = read(&root, "passwd").unwrap_err();
+        let cause = std::error::Error::source(&err).unwrap().to_string();
+        assert!(cause.contains("not a regular file"), "{cause}");
+        assert_eq!(read(&root, "group").unwrap(), "");
     }
 }

@@ -11,7 +11,7 @@ use cri_api::runtime::v1::{
     LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, ListPodSandboxRequest, Mount, NamespaceMode, NamespaceOption,
     PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxMetadata, PortMapping,
-    RunPodSandboxRequest,
+    RunPodSandboxRequest, SecurityProfile, security_profile::ProfileType,
 };
 
 use super::options::{self, Network, User};
@@ -152,6 +152,11 @@ impl Plan {
                     run_as_user: self.user.uid,
                     run_as_group: self.user.gid,
                     run_as_username: self.user.name.clone(),
+                    // To the CRI, silence is no filter at all; people expect the default one.
+                    seccomp: Some(SecurityProfile {
+                        profile_type: ProfileType::RuntimeDefault.into(),
+                        ..Default::default()
+                    }),
                     ..Default::default()
                 }),
             }),
