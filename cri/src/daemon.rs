@@ -29,7 +29,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
-/// The most that a client may send in one message, as kubelet's own limit.
+/// The most of one message either way, as kubelet's own limit.
 const MOST_MESSAGE_BYTES: usize = 16 << 20;
 
 /// How long calls that are at work may take after the daemon was told to end.
@@ -80,6 +80,7 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
     {
         private_directory(&dir)?;
     }
+    open_the_way(&config)?;
     // Held until the process ends.
     let _locks = [lock(&config.root)?, lock(&config.state)?];
     let socket = config.socket.clone();
@@ -192,6 +193,19 @@ fn private_directory(path: &Path) -> Result<(), DaemonError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     // One that was there already may be open to others.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+/// Lets the socket's group through the state directory where the socket lies in it; what else is there stays 0700.
+fn open_the_way(config: &Config) -> Result<(), DaemonError> {
+    if config.socket_gid == 0 || config.socket.parent() != Some(&config.state) {
+        return Ok(());
+    }
+    let failed = |source| DaemonError::Directory { path: config.state.clone(), source };
+    let gid = Some(rustix::fs::Gid::from_raw(config.socket_gid));
+    rustix::fs::chownat(CWD, &config.state, None, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|err| failed(err.into()))?;
+    let through = std::fs::Permissions::from_mode(0o710);
+    std::fs::set_permissions(&config.state, through).map_err(failed)
 }
 
 /// Two daemons on one directory would take each other's pods for leavings.

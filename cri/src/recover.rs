@@ -173,6 +173,10 @@ impl Node {
         let mut known = BTreeSet::new();
         for report in reports {
             known.insert(report.container.clone());
+            if report.lost_log_bytes > 0 {
+                let (container, bytes) = (&report.container, report.lost_log_bytes);
+                tracing::warn!(?container, bytes, "log could not be written and is not whole");
+            }
             let Some(container) = self.containers.table.get(report.container.as_str()) else {
                 tracing::warn!(container = ?report.container, "runs and is recorded nowhere; killed");
                 if let Err(err) = monitor.kill(&report.container) {

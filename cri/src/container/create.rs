@@ -122,7 +122,6 @@ impl Containers {
         };
         let context = security_context(&config);
         let user = identity::resolve(&context, &image.config.user, lowers()?)?;
-        make_missing_sources(&config)?;
 
         let id = ContainerId::generate();
         let cgroup = format!("{}/{id}", sandbox.detail().cgroup.trim_end_matches('/'));
@@ -135,6 +134,8 @@ impl Containers {
         })?;
         // Also refuses what no plan could be made of, now rather than at the start.
         self.host.filters.launch(&spec, &self.host.facts)?;
+        // The one thing that a create makes and nobody takes back, as with other runtimes: so the last.
+        make_missing_sources(&config)?;
 
         let detail = Detail {
             pod: sandbox.id.clone(),

@@ -54,18 +54,23 @@ pub(crate) fn number(text: &str) -> Option<i32> {
         return within(number);
     }
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let offset = |rest: &str| {
-        let digits = rest.trim_start_matches("PLUS").trim_start_matches("MINUS");
-        let digits = digits.trim_start_matches(['+', '-']);
-        if rest.is_empty() { Some(0) } else { digits.parse::<i32>().ok() }
-    };
     if let Some(rest) = name.strip_prefix("RTMIN") {
-        return within(RTMIN + offset(rest)?);
+        return within(RTMIN.checked_add(offset(rest, ["+", "PLUS"])?)?);
     }
     if let Some(rest) = name.strip_prefix("RTMAX") {
-        return within(RTMAX - offset(rest)?);
+        return within(RTMAX.checked_sub(offset(rest, ["-", "MINUS"])?)?);
     }
     NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+/// What follows `RTMIN` or `RTMAX`: nothing, or one of `signs` and digits.
+fn offset(rest: &str, signs: [&str; 2]) -> Option<i32> {
+    if rest.is_empty() {
+        return Some(0);
+    }
+    let digits = signs.into_iter().find_map(|sign| rest.strip_prefix(sign))?;
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if plain { digits.parse().ok() } else { None }
 }
 
 /// The name by which the CRI knows a signal, for [`cri_api::runtime::v1::Signal::from_str_name`].
@@ -95,6 +100,10 @@ mod tests {
             ("SIGRTMAX-1", Some(63)),
             ("SIGRTMINPLUS15", Some(49)),
             ("SIGRTMAXMINUS14", Some(50)),
+            ("SIGRTMIN-3", None),
+            ("RTMAX+1", None),
+            ("SIGRTMIN+2147483647", None),
+            ("RTMIN+", None),
             ("0", None),
             ("65", None),
             ("SIGNOPE", None),

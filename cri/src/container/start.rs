@@ -5,7 +5,7 @@ use crate::chain::chain;
 use crate::host::{blocking, now_ns, to_ns};
 use crate::sandbox::{Sandbox, log_directory};
 use cri_spec::Open;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxHugepageLimit, LinuxResources};
 use runtime::cgroup::{Cgroup, CgroupPath, Descriptors, DeviceRule, Limits};
 use runtime::exit;
 use runtime::monitor::{Launch, StartError, Started};
@@ -212,6 +212,7 @@ fn limits(resources: &LinuxResources) -> Result<Limits, ContainerError> {
     let cpu = resources.cpu().as_ref();
     let memory = resources.memory().as_ref();
     let devices = resources.devices().as_deref().map(device_rules).transpose()?;
+    let hugepages = resources.hugepage_limits().clone().unwrap_or_default();
     let unified = resources.unified().clone().unwrap_or_default();
     Ok(Limits {
         cpu_shares: cpu.and_then(|cpu| cpu.shares()),
@@ -222,9 +223,17 @@ fn limits(resources: &LinuxResources) -> Result<Limits, ContainerError> {
         pids: resources.pids().as_ref().map(|pids| pids.limit()),
         cpuset_cpus: cpu.and_then(|cpu| cpu.cpus().clone()),
         cpuset_mems: cpu.and_then(|cpu| cpu.mems().clone()),
+        hugepages: hugepages.iter().map(huge_pages).collect::<Result<_, _>>()?,
         unified: unified.into_iter().collect(),
         devices,
     })
+}
+
+fn huge_pages(limit: &LinuxHugepageLimit) -> Result<(String, u64), ContainerError> {
+    let bytes = u64::try_from(limit.limit()).map_err(|_| {
+        ContainerError::Invalid(format!("hugepage limit of {}: below zero", limit.page_size()))
+    })?;
+    Ok((limit.page_size().clone(), bytes))
 }
 
 fn device_rules(rules: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>, ContainerError> {

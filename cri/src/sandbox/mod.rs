@@ -155,11 +155,11 @@ impl Sandbox {
     }
 
     pub(crate) fn detail(&self) -> Detail {
-        self.detail_mut().clone()
+        self.lock_detail().clone()
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.detail_mut().state == State::Ready
+        self.lock_detail().state == State::Ready
     }
 
     /// The pod's monitor, while it has one.
@@ -171,7 +171,7 @@ impl Sandbox {
         *self.monitor.lock().unwrap_or_else(PoisonError::into_inner) = monitor;
     }
 
-    fn detail_mut(&self) -> MutexGuard<'_, Detail> {
+    fn lock_detail(&self) -> MutexGuard<'_, Detail> {
         self.detail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -184,7 +184,7 @@ impl Sandbox {
         host.records
             .put_pod(&record)
             .map_err(|source| SandboxError::Record { pod: self.id.clone(), source })?;
-        *self.detail_mut() = detail;
+        *self.lock_detail() = detail;
         Ok(())
     }
 }
@@ -201,9 +201,8 @@ impl Sandboxes {
             .ok_or_else(|| SandboxError::NotFound(id.chars().take(64).collect()))
     }
 
-    /// Notes that a pod can hold no more containers, because its monitor has gone or the machine was started anew.
+    /// Notes that a pod can hold no more containers, because its monitor has gone.
     pub(crate) fn mark_not_ready(&self, sandbox: &Sandbox) -> Result<(), SandboxError> {
-        sandbox.set_monitor(None);
         sandbox.change(&self.host, |detail| detail.state = State::NotReady)
     }
 

@@ -103,7 +103,7 @@ impl Sandboxes {
     }
 
     fn check(&self, id: &PodId, request: RunPodSandboxRequest) -> Result<Wish, SandboxError> {
-        let mut config = request.config.unwrap_or_default();
+        let config = request.config.unwrap_or_default();
         let metadata = config.metadata.clone().unwrap_or_default();
         for (field, value) in [("name", &metadata.name), ("namespace", &metadata.namespace)] {
             if value.contains(['/', '\0']) || value.len() > 253 {
@@ -136,7 +136,7 @@ impl Sandboxes {
             kinds.push(Kind::Ipc);
         }
         let (cgroup, owns_cgroup) = self.pod_cgroup(id, &config)?;
-        let hostname = hostname(&mut config)?;
+        let hostname = hostname(&config)?;
         Ok(Wish {
             config,
             handler: request.runtime_handler,
@@ -330,7 +330,7 @@ fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, SandboxError> {
 }
 
 /// The host name of the pod: its own, or the node's where it names none. It ends up in files, so it must be one.
-fn hostname(config: &mut PodSandboxConfig) -> Result<String, SandboxError> {
+fn hostname(config: &PodSandboxConfig) -> Result<String, SandboxError> {
     if config.hostname.is_empty() {
         let node = rustix::system::uname();
         return Ok(node.nodename().to_string_lossy().into_owned());
@@ -396,8 +396,8 @@ mod tests {
     #[test]
     fn host_names_that_are_none_are_refused() {
         for bad in ["a b", "a\nb", "a:b", "a/b"] {
-            let mut config = PodSandboxConfig { hostname: bad.into(), ..Default::default() };
-            assert!(hostname(&mut config).is_err(), "{bad:?}");
+            let config = PodSandboxConfig { hostname: bad.into(), ..Default::default() };
+            assert!(hostname(&config).is_err(), "{bad:?}");
         }
     }
 }

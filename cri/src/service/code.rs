@@ -1,4 +1,4 @@
-//! The only place where failures get their gRPC codes. No wildcard arms: a new failure does not compile until somebody
+//! Where failures get their gRPC codes. No wildcard arms: a new failure does not compile until somebody
 //! has chosen its code.
 
 use crate::chain::chain;

@@ -21,8 +21,8 @@ pub use process::{Capabilities, Identity, Instruction, Process, Rlimit, Seccomp,
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the plan's encoding and of the monitor's protocol. A daemon talks to monitors of its own version and
-/// of older ones: fields are only ever added at the end of a struct, together with a step of this number.
+/// The version of the plan's encoding and of the monitor's protocol. A daemon talks to monitors of its own version only,
+/// and says so of others: a step of this number needs a drained node, until older versions are decoded too.
 pub const VERSION: u16 = 1;
 
 /// The place of a descriptor among those that travel beside a plan, counted from 0.

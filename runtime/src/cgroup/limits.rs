@@ -23,6 +23,8 @@ pub struct Limits {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes, as a list such as `0,1`.
     pub cpuset_mems: Option<String>,
+    /// Memory in huge pages, in bytes, by the size of the pages as the kernel writes it: `2MB`.
+    pub hugepages: Vec<(String, u64)>,
     /// Further files of cgroup v2 with their texts, such as `memory.oom.group` and `1`; v1 has no such thing.
     pub unified: Vec<(String, String)>,
     /// Devices that may be used: none but what these rules allow. Absent, all may.
@@ -69,6 +71,15 @@ impl Limits {
 
     pub(super) fn pids(&self) -> Option<Amount> {
         Amount::of(self.pids)
+    }
+
+    /// The settings for huge pages, in files of this ending. Kubelet sends 0 for every size it knows of; where there are no
+    /// huge pages that holds anyway.
+    pub(super) fn huge_pages(&self, ending: &str) -> impl Iterator<Item = Setting> {
+        self.hugepages.iter().map(move |(size, bytes)| {
+            let setting = Setting::new("hugetlb", format!("hugetlb.{size}.{ending}"), bytes);
+            if *bytes == 0 { setting.accept_absent() } else { setting }
+        })
     }
 
     /// File and list of processors and memory nodes; the files are called the same on v1 and v2.

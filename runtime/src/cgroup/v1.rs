@@ -26,6 +26,7 @@ pub(super) fn settings(limits: &Limits, now: &Now) -> Result<Vec<Setting>, BadDe
     settings.extend(cpu(limits, now));
     settings.extend(limits.cpusets().map(|(file, list)| Setting::new("cpuset", file, list)));
     settings.extend(memory(limits, now));
+    settings.extend(limits.huge_pages("limit_in_bytes"));
     settings.extend(limits.pids().map(|pids| {
         let value = match pids {
             Amount::AtMost(number) => number.to_string(),

@@ -49,6 +49,7 @@ pub(super) fn settings<E>(
     settings
         .extend(limits.memory().map(|memory| Setting::new("memory", "memory.max", text(memory))));
     settings.extend(limits.pids().map(|pids| Setting::new("pids", "pids.max", text(pids))));
+    settings.extend(limits.huge_pages("max"));
     Ok(settings)
 }
 
@@ -164,6 +165,11 @@ mod tests {
             ),
             ("any swap", memory(MIB, -1), &["memory.swap.max max", "memory.max 1048576"]),
             ("unlimited", memory(-1, -1), &["memory.swap.max max", "memory.max max"]),
+            (
+                "huge pages",
+                Limits { hugepages: vec![("2MB".to_owned(), 1 << 21)], ..none() },
+                &["hugetlb.2MB.max 2097152"],
+            ),
             ("pids", Limits { pids: Some(100), ..none() }, &["pids.max 100"]),
             ("pids unlimited", Limits { pids: Some(-1), ..none() }, &["pids.max max"]),
             (

@@ -15,6 +15,7 @@ fn all() -> Limits {
         pids: Some(77),
         cpuset_cpus: Some("0".to_owned()),
         cpuset_mems: Some("0".to_owned()),
+        hugepages: Vec::new(),
         unified: Vec::new(),
         devices: None,
     }
