@@ -14,7 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const REQUEST_ACK: u16 = 0x1 | 0x4;
 const NEW: u16 = REQUEST_ACK | 0x200 | 0x400;
 const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const IFLA_IFNAME: u16 = 3;
@@ -83,13 +82,6 @@ pub(crate) fn configure_pod(pod: impl AsFd) -> io::Result<()> {
     let mut route = Request::new(RTM_NEWROUTE, NEW, &[AF_INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
     route.attribute(RTA_OIF, &index.to_ne_bytes()).attribute(RTA_GATEWAY, &GATEWAY);
     converse(pod, vec![up("lo"), address, up("eth0"), route])
-}
-
-/// Deletes a pair by its host end.
-pub(crate) fn delete(host: impl AsFd, name: &str) -> io::Result<()> {
-    let mut request = Request::new(RTM_DELLINK, REQUEST_ACK, &link(0));
-    request.attribute(IFLA_IFNAME, &text(name));
-    converse(host, vec![request])
 }
 
 /// Sends all requests in one piece. The kernel has answered when that returns.

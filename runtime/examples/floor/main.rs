@@ -9,9 +9,10 @@
 //!
 //! A pod here has pinned network, IPC and UTS namespaces, a pair of links, an address and a default route, a PID and a
 //! mount namespace, a writable overlay as its root, proc, sysfs and a tmpfs. What it has not: a supervisor, records,
-//! logs, cgroups, device nodes, masked paths, capabilities, a system call filter. What the cgroups of a container take,
-//! in the version and number of hierarchies that this machine has, is measured by itself.
+//! logs, cgroups, device nodes, masked paths, capabilities, a system call filter. What cgroups take, in the version and
+//! number of hierarchies that this machine has, is measured by itself.
 
+mod cgroup;
 mod link;
 mod pod;
 
@@ -62,36 +63,22 @@ fn main() -> io::Result<()> {
         host,
         directory: arguments.directory,
     };
+    let mut pods = Vec::new();
     for number in 0..arguments.pods {
         let (pod, took) = timed(|| Pod::start(&ground, number))?;
         say("pod", took)?;
-        if number == 0 {
-            for _ in 0..arguments.execs {
-                say("exec", timed(|| pod.exec(&ground))?.1)?;
-            }
-        }
-        say("stop", timed(|| pod.stop(&ground))?.1)?;
-        say("cgroups", timed(|| cgroups(&arguments.cgroup))?.1)?;
+        pods.push(pod);
+    }
+    for _ in 0..arguments.execs {
+        let pod = pods.first().ok_or(io::ErrorKind::NotFound)?;
+        say("exec", timed(|| pod.exec(&ground))?.1)?;
+    }
+    for pod in pods {
+        say("stop", timed(|| pod.stop())?.1)?;
+        let proof = pod::prove(&ground)?;
+        say("cgroups", timed(|| cgroup::live(&arguments.cgroup, &proof))?.1)?;
     }
     Ok(())
-}
-
-/// Makes and removes a cgroup in every hierarchy that is mounted where they are by custom.
-fn cgroups(name: &str) -> io::Result<()> {
-    let top = Path::new("/sys/fs/cgroup");
-    let hierarchies: Vec<PathBuf> = if top.join("cgroup.controllers").exists() {
-        vec![top.to_owned()]
-    } else {
-        let each = fs::read_dir(top)?.map(|entry| Ok(entry?.path()));
-        each.collect::<io::Result<_>>()?
-    };
-    let own = |hierarchy: &PathBuf| hierarchy.join(name);
-    let made: Vec<PathBuf> =
-        hierarchies.iter().map(own).filter(|path| fs::create_dir(path).is_ok()).collect();
-    if made.is_empty() {
-        return Err(io::Error::other("no cgroup can be made"));
-    }
-    made.iter().try_for_each(fs::remove_dir)
 }
 
 fn timed<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<(T, f64)> {

@@ -36,7 +36,6 @@ pub(crate) struct Ground {
 /// A pod with one running process.
 pub(crate) struct Pod {
     directory: PathBuf,
-    link: String,
     first: Spawned,
 }
 
@@ -58,7 +57,7 @@ impl Pod {
             .into_iter()
             .map(|pinned| pinned?.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .collect::<io::Result<_>>()?;
-        let link = format!("floor{number}");
+        let link = format!("fl{}-{number}", std::process::id());
         link::connect_pod(&ground.host, &link, ground.bridge, namespaces[0].as_fd())?;
         link::configure_pod(socket.ok_or(io::ErrorKind::NotFound)?)?;
         let root = root(&directory, &ground.layer)?;
@@ -67,7 +66,7 @@ impl Pod {
         let first = spawn(&proof, &how, || {
             become_first(ground, &namespaces, root.as_fd(), &["busybox", "sleep", "1000000"])
         })?;
-        Ok(Self { directory, link, first })
+        Ok(Self { directory, first })
     }
 
     /// One more process in the pod, from nothing to its end.
@@ -91,11 +90,10 @@ impl Pod {
         wait(&helper.pidfd)
     }
 
-    /// The process, the network, the namespaces, the directories.
-    pub(crate) fn stop(self, ground: &Ground) -> io::Result<()> {
+    /// The process, the namespaces, the directories. The links end with their namespace, some time later.
+    pub(crate) fn stop(self) -> io::Result<()> {
         pidfd_send_signal(&self.first.pidfd, Signal::KILL)?;
         waitid(WaitId::PidFd(self.first.pidfd.as_fd()), WaitIdOptions::EXITED)?;
-        link::delete(&ground.host, &self.link)?;
         pin::remove(&self.directory)?;
         std::fs::remove_dir_all(&self.directory)
     }
@@ -117,7 +115,7 @@ fn root(directory: &Path, layer: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// The thread that pinned the namespaces has ended and holds nothing; the kernel may need a moment to say so.
-fn prove(ground: &Ground) -> io::Result<SingleThreaded> {
+pub(crate) fn prove(ground: &Ground) -> io::Result<SingleThreaded> {
     loop {
         match SingleThreaded::prove(ground.proc.as_fd()) {
             Err(err) if err.kind() == io::ErrorKind::ResourceBusy => std::thread::yield_now(),
@@ -179,7 +177,7 @@ fn program(arguments: &[&str]) -> io::Result<()> {
     Err(execve(BUSYBOX, &arguments, &environment))
 }
 
-fn wait(pidfd: &OwnedFd) -> io::Result<()> {
+pub(crate) fn wait(pidfd: &OwnedFd) -> io::Result<()> {
     let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)?;
     match status.and_then(|status| status.exit_status()) {
         Some(0) => Ok(()),

@@ -78,7 +78,8 @@ impl Contest {
                 }
             }
         }
-        Ok(())
+        // What all that has left in the daemons' heaps.
+        self.nodes("memory", |node| node.daemon_memory("memory-after"))
     }
 
     pub(crate) fn end(self) -> (Results, Vec<String>) {
@@ -137,7 +138,7 @@ impl Contest {
 
     fn memory(&mut self, arguments: &Arguments) -> Result<(), String> {
         let count = arguments.size(20, 5);
-        self.nodes("memory", Node::idle_memory)?;
+        self.nodes("memory", |node| node.daemon_memory("memory-idle"))?;
         for _ in 0..arguments.rounds(2, 1) {
             self.nodes("memory", move |node| {
                 let samples = node.memory(count);
@@ -170,12 +171,11 @@ impl Contest {
         };
         self.check_stop()?;
         let image = Arc::new(image);
-        let rounds = arguments.rounds(3, 1);
-        self.pull_rounds(group, Medium::Disk, &image, rounds)?;
+        self.pull_rounds(group, Medium::Disk, &image, arguments.rounds(2, 1))?;
         // The same in memory, by parties that keep everything there.
         let memory = Parties::start(arguments, Medium::Memory, &mut self.notes)?;
         let disk = std::mem::replace(&mut self.parties, memory);
-        let result = self.pull_rounds(group, Medium::Memory, &image, rounds);
+        let result = self.pull_rounds(group, Medium::Memory, &image, arguments.rounds(3, 1));
         self.parties = disk;
         result
     }
@@ -204,20 +204,33 @@ impl Contest {
             .floor
             .ask(move |floor| floor.offer(name, &offered))
             .map_err(told("floor"))?;
-        for _ in 0..rounds {
-            self.check_stop()?;
-            let reference = berths.clone();
-            let pulled =
-                self.parties.berth.ask(move |node| node.pull_and_remove(&reference, rows.node));
-            self.results.add(Who::Berth, done("Berth", pulled)?);
-            if let Some(containerd) = self.parties.containerd.as_mut() {
-                let reference = peers.clone();
-                let pulled =
-                    containerd.ask(move |node| node.pull_and_remove(&reference, rows.node));
-                self.take_containerd(rows.node[0], pulled);
+        for round in 0..rounds {
+            for turn in 0..3 {
+                self.check_stop()?;
+                // Who comes later meets what the others have left in caches and block groups: each is first once.
+                match (round + turn) % 3 {
+                    0 => {
+                        let reference = berths.clone();
+                        let berth = &mut self.parties.berth;
+                        let work =
+                            move |node: &mut Node| node.pull_and_remove(&reference, rows.node);
+                        self.results.add(Who::Berth, done("Berth", berth.ask(work))?);
+                    }
+                    1 => {
+                        let reference = peers.clone();
+                        let work =
+                            move |node: &mut Node| node.pull_and_remove(&reference, rows.node);
+                        if let Some(containerd) = self.parties.containerd.as_mut() {
+                            let pulled = containerd.ask(work);
+                            self.take_containerd(rows.node[0], pulled);
+                        }
+                    }
+                    _ => {
+                        let layers = layers.clone();
+                        self.floor(move |floor| floor.unpack(&layers, rows.floor))?;
+                    }
+                }
             }
-            let layers = layers.clone();
-            self.floor(move |floor| floor.unpack(&layers, rows.floor))?;
         }
         Ok(())
     }

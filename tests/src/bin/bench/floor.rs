@@ -102,6 +102,7 @@ impl Floor {
             Ok(())
         });
         unpacked?;
+        nix::unistd::sync();
         let (removed, removing) = timed(|| fs::remove_dir_all(&tree));
         removed?;
         Ok(vec![(inflate, inflating), (untar, unpacking), (remove, removing)])

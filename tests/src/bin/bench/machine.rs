@@ -25,7 +25,19 @@ pub(crate) fn describe(versions: &[String]) -> (Value, String) {
         "processors": processors, "kernel": kernel, "cgroup": cgroups, "disk": disk,
         "load_before": load, "quiet": load <= QUIET, "versions": versions,
     });
+    if disk == "ext4" && !has_journal() {
+        text.push_str(
+            "\nThis ext4 has no journal. It passes over every inode that was deleted in the last minutes, one by one \
+             (recently_deleted),\nand files of a pull come after those of another that were removed: read the rows of the \
+             disk beside plain tar's.",
+        );
+    }
     (value, text)
+}
+
+/// Whether some ext4 here has one: each has a directory then.
+fn has_journal() -> bool {
+    fs::read_dir("/proc/fs/jbd2").is_ok_and(|mut journals| journals.next().is_some())
 }
 
 /// The load average of the last minute.

@@ -268,6 +268,8 @@ impl Node {
         nix::unistd::sync();
         let (id, pulled) = timed(|| self.pull(reference));
         let image = Some(ImageSpec { image: id?, ..Default::default() });
+        // An image is removed long after it was pulled: what is on the disk by then takes more than what never got there.
+        nix::unistd::sync();
         let (removed, took) = timed(|| self.cri().remove_image(RemoveImageRequest { image }));
         removed?;
         Ok(vec![(pull, pulled), (remove, took)])
@@ -279,10 +281,10 @@ impl Node {
         Ok(self.cri().pull_image(request)?.image_ref)
     }
 
-    /// The memory of the daemon alone.
-    pub(crate) fn idle_memory(&mut self) -> Result<Vec<Sample>, Failure> {
+    /// The memory of the daemon as it is now.
+    pub(crate) fn daemon_memory(&mut self, row: &'static str) -> Result<Vec<Sample>, Failure> {
         let (pss, _) = memory_of(self.running.pid())?;
-        Ok(vec![("memory-idle", pss)])
+        Ok(vec![(row, pss)])
     }
 
     /// What `count` pods cost in memory, beside their own processes. They are left for [`Node::clear`].

@@ -32,13 +32,13 @@ const fn size(name: &'static str, what: &'static str, budget: Option<f64>) -> Ro
 }
 
 /// In the order of the table.
-pub(crate) const ROWS: [Row; 31] = [
+pub(crate) const ROWS: [Row; 32] = [
     // To start a pod: ten milliseconds from nothing to a running program.
     time("pod-start", "pod with a container, to running", Some(0.010)),
     time("pod-run", "  of it RunPodSandbox", None),
     time("pod-create", "  of it CreateContainer", None),
     time("pod-launch", "  of it StartContainer", None),
-    time("cgroups", "  one cgroup made and removed", None),
+    time("cgroups", "  cgroups entered and left", None),
     // To end it again takes no longer than to start it.
     time("pod-stop", "stop and remove that pod", Some(0.010)),
     // Thirty side by side, as when a node boots: five milliseconds each.
@@ -72,7 +72,8 @@ pub(crate) const ROWS: [Row; 31] = [
     // And the daemon with twenty of them fifteen.
     size("memory-daemon", "PSS of the daemon, 20 pods", Some(15e6)),
     size("memory-daemon-rss", "RSS of the daemon, 20 pods", None),
-    size("memory-idle", "PSS of the daemon, no pod", None),
+    size("memory-idle", "PSS of the daemon, before them", None),
+    size("memory-after", "PSS of the daemon, after all this", None),
 ];
 
 /// The measurements that can be asked for, and the rows each gives.
@@ -89,12 +90,13 @@ pub(crate) enum Group {
 }
 
 impl Group {
+    /// In the order in which they are taken: memory first, of daemons that have done nothing yet.
     pub(crate) const ALL: [Self; 8] = [
+        Self::Memory,
         Self::Pods,
         Self::Parallel,
         Self::Exec,
         Self::List,
-        Self::Memory,
         Self::PullFiles,
         Self::PullLayers,
         Self::PullLarge,
