@@ -137,17 +137,13 @@ impl Contest {
     }
 
     fn memory(&mut self, arguments: &Arguments) -> Result<(), String> {
-        let count = arguments.size(20, 5);
         self.nodes("memory", |node| node.daemon_memory("memory-idle"))?;
         for _ in 0..arguments.rounds(2, 1) {
-            self.nodes("memory", move |node| {
-                let samples = node.memory(count);
+            self.nodes("memory", |node| {
+                let samples = node.memory(20);
                 node.clear()?;
                 samples
             })?;
-        }
-        if count != 20 {
-            self.notes.push(format!("Memory was taken with {count} pods."));
         }
         Ok(())
     }

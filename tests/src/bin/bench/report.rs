@@ -144,7 +144,8 @@ fn shown(unit: Unit, value: f64) -> String {
         Unit::Seconds => &[(1.0, "s"), (1e-3, "ms"), (1e-6, "us")],
         Unit::Bytes => &[(1e6, "MB"), (1e3, "kB"), (1.0, "B")],
     };
-    let fits = |(scale, _): &&(f64, &str)| value >= *scale;
+    // What rounds up to a whole one of the next unit is shown in that.
+    let fits = |(scale, _): &&(f64, &str)| value >= scale * 0.9995;
     let (scale, name) = scales.iter().find(fits).or(scales.last()).copied().unwrap_or((1.0, ""));
     let value = value / scale;
     match value {
@@ -165,6 +166,7 @@ mod tests {
             ("tens of milliseconds", Unit::Seconds, 0.012_34, "12.3 ms"),
             ("hundreds of microseconds", Unit::Seconds, 0.000_234, "234 us"),
             ("less than a microsecond", Unit::Seconds, 0.000_000_2, "0.20 us"),
+            ("just below a millisecond", Unit::Seconds, 0.000_999_8, "1.00 ms"),
             ("megabytes", Unit::Bytes, 15e6, "15.0 MB"),
             ("kilobytes", Unit::Bytes, 250e3, "250 kB"),
         ];
