@@ -15,18 +15,19 @@ use cri_api::runtime::v1::image_service_server::ImageServiceServer;
 use cri_api::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use image::{Store, StoreConfig};
 use netns::{Bridge, BridgeConfig};
-use runtime::cgroup::Cgroups;
+use runtime::cgroup::{CgroupPath, Cgroups};
 use runtime::monitor::MonitorBinary;
 use runtime::watch::Watch;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
 /// The most of one message either way, as kubelet's own limit.
@@ -44,6 +45,11 @@ pub(crate) enum DaemonError {
     Lock { path: PathBuf, source: io::Error },
     #[error("another berthd uses {}", .0.display())]
     Running(PathBuf),
+    #[error(
+        "another berthd uses cgroup {0}; give this one a cgroup.parent, a network.bridge, a network.subnet and a \
+         network.table of its own"
+    )]
+    ParentTaken(String),
     #[error("cgroups")]
     Cgroups(#[from] runtime::cgroup::CgroupError),
     #[error("configuration: cgroup.parent")]
@@ -92,6 +98,7 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
     let sweeping = Arc::clone(&node);
     tokio::task::spawn_blocking(move || sweeping.sweep(&leavings));
 
+    let told = ended()?;
     let service = Service::new(node);
     let limit = MOST_MESSAGE_BYTES;
     let serving = tonic::transport::Server::builder()
@@ -106,36 +113,44 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
                 .max_encoding_message_size(limit),
         )
         .add_service(BerthServer::new(service))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ended()?);
-    let told = ended()?;
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until(told.clone()));
     tokio::select! {
         served = serving => served?,
         // A client that waits for a container must not keep a daemon that was told to end.
-        () = async { told.await; tokio::time::sleep(GRACE).await } => {}
+        () = async { until(told).await; tokio::time::sleep(GRACE).await } => {}
     }
     // Only ours: a daemon started meanwhile has put its own there. The lock above says there is none.
     std::fs::remove_file(&socket).ok();
     Ok(())
 }
 
-/// Resolves when the daemon is told to end.
-fn ended() -> Result<impl Future<Output = ()>, DaemonError> {
+/// Becomes true when the daemon is told to end.
+fn ended() -> Result<watch::Receiver<bool>, DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
-    Ok(async move {
+    let (tell, told) = watch::channel(false);
+    tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("ending; pods run on");
-    })
+        tell.send_replace(true);
+    });
+    Ok(told)
+}
+
+async fn until(mut told: watch::Receiver<bool>) {
+    // An error is the end of the task that tells, which comes after its telling.
+    told.wait_for(|told| *told).await.ok();
 }
 
 /// Opens everything and takes over what an earlier daemon left.
 fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonError> {
     let cgroups = Cgroups::detect()?;
-    // Refused here rather than at the first pod.
-    let _: runtime::cgroup::CgroupPath = config.cgroup.parent.parse()?;
+    let claim = claim(&cgroups, &config.cgroup.parent.parse()?)?;
+    // What can be refused comes before what is made.
+    let monitor = MonitorBinary::load(&config.monitor)?;
     let records = Arc::new(Records::open(&paths.database())?);
     let network = Bridge::open(BridgeConfig {
         name: config.network.bridge.clone(),
@@ -151,14 +166,15 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
         limits: image::Limits::default(),
     })?;
     let later: Arc<OnceLock<Weak<Node>>> = Arc::default();
-    let watch = watch(Arc::clone(&later))?;
+    let watch = monitors(Arc::clone(&later))?;
     let facts = host::facts(&cgroups).map_err(DaemonError::Facts)?;
     let host = Arc::new(Host {
         paths,
         records: Arc::clone(&records),
         cgroups,
         network: Arc::new(network),
-        monitor: MonitorBinary::load(&config.monitor)?,
+        monitor,
+        _claim: claim,
         watch,
         facts,
         filters: Filters::default(),
@@ -178,7 +194,7 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
 }
 
 /// The watch is a part of the node that it reports to; so it gets to know the node once there is one.
-fn watch(node: Arc<OnceLock<Weak<Node>>>) -> Result<Watch, DaemonError> {
+fn monitors(node: Arc<OnceLock<Weak<Node>>>) -> Result<Watch, DaemonError> {
     let runtime = tokio::runtime::Handle::current();
     Watch::new(move |event| {
         if let Some(node) = node.get().and_then(Weak::upgrade) {
@@ -221,14 +237,37 @@ fn lock(dir: &Path) -> Result<OwnedFd, DaemonError> {
     }
 }
 
+/// Takes the cgroup parent, which is made here, for this daemon alone. Two daemons with one parent, and so most likely
+/// with one bridge as well, would sweep each other's pods.
+fn claim(cgroups: &Cgroups, parent: &CgroupPath) -> Result<OwnedFd, DaemonError> {
+    let cgroup = cgroups.create(parent, &Default::default())?;
+    let path = cgroup.directories().into_iter().next().unwrap_or_default();
+    let failed = |source| DaemonError::Lock { path: path.clone(), source };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory =
+        rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(|err| failed(err.into()))?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::ParentTaken(parent.to_string())),
+        Err(err) => Err(failed(err.into())),
+    }
+}
+
 fn listen(path: &Path, gid: u32) -> Result<UnixListener, DaemonError> {
     let failed = |source| DaemonError::Listen { path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
-    match std::fs::remove_file(path) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(failed(err)),
-        Ok(()) | Err(_) => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => {
+            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "no socket is there")));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another program serves")));
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(failed(err)),
     }
     // The umask leaves it to root alone until the line that opens it to the group.
     let listener = UnixListener::bind(path).map_err(failed)?;

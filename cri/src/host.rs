@@ -10,6 +10,7 @@ use runtime::id::{ContainerId, PodId};
 use runtime::monitor::MonitorBinary;
 use runtime::watch::Watch;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(crate) struct Host {
     pub(crate) watch: Watch,
     pub(crate) facts: HostFacts,
     pub(crate) filters: Filters,
+    /// Holds the cgroup parent for this daemon alone.
+    pub(crate) _claim: OwnedFd,
     /// The limit of open files that containers get: what the daemon had before it raised its own.
     pub(crate) open_files: plan::Rlimit,
     /// Names this boot; the kernel makes another one at each.

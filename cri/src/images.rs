@@ -5,7 +5,9 @@
 use crate::chain::chain;
 use crate::host::blocking;
 use crate::store::{Records, StoreError};
-use image::{Ambiguous, Catalog, Digest, Image, ProgressSender, PullError, PullRequest, Store};
+use image::{
+    Ambiguous, Catalog, Digest, Image, ProgressSender, PullError, PullFault, PullRequest, Store,
+};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,6 +54,27 @@ pub(crate) enum ImageError {
     Record(#[from] StoreError),
     #[error("collect unused content")]
     Collect(#[from] image::StoreError),
+}
+
+impl ImageError {
+    /// Whether another try with the same bytes ends the same way.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            ImageError::Pull(err) => match err.fault() {
+                PullFault::InvalidContent | PullFault::Refused | PullFault::Limit => true,
+                PullFault::NotFound
+                | PullFault::Unauthorized
+                | PullFault::Unavailable
+                | PullFault::Disk
+                | PullFault::Internal => false,
+            },
+            ImageError::NoReference(_)
+            | ImageError::Reference(_)
+            | ImageError::Ambiguous(_)
+            | ImageError::Record(_)
+            | ImageError::Collect(_) => false,
+        }
+    }
 }
 
 impl Images {

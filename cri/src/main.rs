@@ -23,10 +23,9 @@ mod table;
 
 use clap::{Parser, Subcommand};
 use config::{Config, ConfigError};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// A Kubernetes node runtime: serves the CRI on a unix socket.
 #[derive(Debug, Parser)]
@@ -79,8 +78,15 @@ fn serve(arguments: Arguments) -> ExitCode {
         Ok(config) => config,
         Err(err) => return fail(&chain::chain(&err)),
     };
-    let level = EnvFilter::new(&config.log.level);
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+    let level = match config.log.filter() {
+        Ok(level) => level,
+        Err(err) => return fail(&chain::chain(&err)),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(err) => return fail(&format!("start threads: {err}")),

@@ -3,8 +3,9 @@
 use crate::chain::chain;
 use crate::container::{ContainerError, Containers};
 use crate::host::{Host, blocking};
-use crate::images::Images;
+use crate::images::{ImageError, Images};
 use crate::sandbox::{Sandbox, SandboxError, Sandboxes};
+use image::{Digest, ProgressSender, PullRequest};
 use runtime::id::PodId;
 use runtime::monitor::Monitor;
 use runtime::watch::Event;
@@ -97,11 +98,23 @@ impl Node {
         }
     }
 
-    /// Takes an image off the list and frees what only it needed.
-    pub(crate) async fn remove_image(
+    /// Pulls an image and lists it. What a pull leaves that can never succeed is freed; what one leaves that only broke
+    /// off is a head start for the next try.
+    pub(crate) async fn pull_image(
         self: &Arc<Self>,
-        name: String,
-    ) -> Result<(), crate::images::ImageError> {
+        request: PullRequest,
+        progress: ProgressSender,
+    ) -> Result<Digest, ImageError> {
+        let pulled = self.images.pull(request, progress).await;
+        if pulled.as_ref().is_err_and(ImageError::is_final) {
+            let this = Arc::clone(self);
+            blocking(move || this.containers.collect()).await;
+        }
+        pulled
+    }
+
+    /// Takes an image off the list and frees what only it needed.
+    pub(crate) async fn remove_image(self: &Arc<Self>, name: String) -> Result<(), ImageError> {
         let this = Arc::clone(self);
         blocking(move || {
             if this.images.remove(&name)? {

@@ -25,7 +25,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Pods are reconnected side by side, so that a monitor that does not answer holds up only its own.
-const LANES: usize = 8;
+const LANES: usize = 64;
 
 /// What an earlier daemon left and nobody owns.
 #[derive(Debug)]
@@ -245,7 +245,9 @@ impl Node {
             layers: strangers(&host.paths.containers(), &containers),
             cgroups: cgroups
                 .into_iter()
-                .filter(|name| name.parse::<PodId>().is_ok() && !owners.contains(name))
+                // Pods that name our own parent as theirs have their containers' cgroups there, beside those of pods.
+                .filter(|name| !owners.contains(name) && !containers.contains(name))
+                .filter(|name| name.parse::<PodId>().is_ok())
                 .collect(),
         }
     }

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use std::io;
 use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
 
 /// The commented default configuration.
 pub(crate) const DEFAULT: &str = include_str!("default.toml");
@@ -111,6 +112,22 @@ impl Default for Container {
     }
 }
 
+impl Log {
+    /// The filter that `level` names.
+    pub(crate) fn filter(&self) -> Result<EnvFilter, ConfigError> {
+        let level = self.level.as_str();
+        let refused = || ConfigError::Level(level.to_owned());
+        // A single word that is no level would be taken for the name of a module, and silence everything.
+        let single = !level.contains(['=', ',', '[']);
+        if level.is_empty()
+            || single && level.parse::<tracing::level_filters::LevelFilter>().is_err()
+        {
+            return Err(refused());
+        }
+        EnvFilter::try_new(level).map_err(|_| refused())
+    }
+}
+
 /// Why there is no configuration to start with.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -121,6 +138,10 @@ pub(crate) enum ConfigError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("configuration: {key} must be an absolute path, got {}", value.display())]
     Relative { key: &'static str, value: PathBuf },
+    #[error(
+        "configuration: log.level must be error, warn, info, debug, trace or a filter of modules, got {0:?}"
+    )]
+    Level(String),
     #[error("find berthd's own program, to look for {name} beside it")]
     Beside { name: &'static str, source: io::Error },
 }
@@ -182,6 +203,20 @@ mod tests {
         let err = Config::load(Some(&path)).unwrap_err();
         let text = std::error::Error::source(&err).unwrap().to_string();
         assert!(text.contains("line 3") && text.contains("subnett"), "{text}");
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        for (level, fine) in [
+            ("info", true),
+            ("warn,image=debug", true),
+            ("verbose", false),
+            ("", false),
+            ("nonsense=loud", false),
+        ] {
+            let log = Log { level: level.into() };
+            assert_eq!(log.filter().is_ok(), fine, "{level:?}");
+        }
     }
 
     #[test]

@@ -308,11 +308,7 @@ fn devices(config: &ContainerConfig) -> Result<Vec<HostDevice>, ContainerError> 
 
 fn read_profile(path: &Path) -> Result<Vec<u8>, ContainerError> {
     use std::os::unix::fs::OpenOptionsExt;
-    let failed = |source| ContainerError::Files {
-        step: "read seccomp profile",
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| ContainerError::Profile { path: path.to_owned(), source };
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = std::fs::OpenOptions::new()
         .read(true)

@@ -4,7 +4,6 @@ use super::{Container, ContainerError, Containers, Event, Exited};
 use crate::chain::chain;
 use crate::host::{now_ns, to_ns};
 use runtime::exit::{self, Exit};
-use std::sync::Arc;
 
 impl Containers {
     /// Notes the end of a container in memory, at once. [`Self::settle`] does what takes time.
@@ -42,7 +41,7 @@ impl Containers {
 
     /// The end of a container whose monitor has gone: what the monitor recorded, or that nobody knows. What may still
     /// run of it is killed, because nobody would ever report it again.
-    pub(crate) fn orphaned(&self, container: &Arc<Container>, why: &str) {
+    pub(crate) fn orphaned(&self, container: &Container, why: &str) {
         if container.state().is_exited() {
             return;
         }

@@ -21,6 +21,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// (`ExecSyncResponse` in the CRI), with some room for its other fields.
 const MOST_TOGETHER: usize = (16 << 20) - (64 << 10);
 
+/// What each output has of that in any case: the last words of one are not lost in the flood of the other.
+const OF_ITS_OWN: usize = 256 << 10;
+
 /// Longer than any exec lives, and short enough to be added to any clock.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -121,7 +124,7 @@ impl Session {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = {
             let outputs = async {
-                let room = AtomicUsize::new(MOST_TOGETHER);
+                let room = AtomicUsize::new(MOST_TOGETHER - 2 * OF_ITS_OWN);
                 tokio::try_join!(read(stdout, &mut out, &room), read(stderr, &mut err, &room))
                     .map(drop)
             };
@@ -166,15 +169,17 @@ async fn ended(exec: &Exec) -> io::Result<i32> {
 /// Reads to the end, and keeps as much as there is `room` for; both outputs share it.
 async fn read(pipe: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) -> io::Result<()> {
     let mut pipe = Receiver::from_owned_fd(pipe)?;
-    let mut chunk = vec![0; 64 << 10];
+    let (mut chunk, mut own) = (vec![0; 64 << 10], OF_ITS_OWN);
     loop {
         let count = pipe.read(&mut chunk).await?;
         if count == 0 {
             return Ok(());
         }
         // Both readers are one task's, so nobody comes in between.
-        let kept = count.min(room.load(Ordering::Relaxed));
-        room.fetch_sub(kept, Ordering::Relaxed);
-        into.extend_from_slice(&chunk[..kept]);
+        let shared = count.min(room.load(Ordering::Relaxed));
+        room.fetch_sub(shared, Ordering::Relaxed);
+        let more = (count - shared).min(own);
+        own -= more;
+        into.extend_from_slice(&chunk[..shared + more]);
     }
 }

@@ -118,6 +118,8 @@ pub(crate) enum ContainerError {
     Invalid(String),
     #[error("container config")]
     Spec(#[from] cri_spec::SpecError),
+    #[error("container config: seccomp profile {}", path.display())]
+    Profile { path: PathBuf, source: io::Error },
     #[error("container config: log_path")]
     LogPath(#[source] LogPathError),
     #[error("container {0} exists already")]

@@ -1,14 +1,17 @@
 //! StopContainer: ask, wait, kill. Whoever hangs up changes nothing of it.
 
-use super::{Container, ContainerError, Containers, signal};
+use super::{Container, ContainerError, Containers, State, signal};
 use crate::chain::chain;
 use crate::host::blocking;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Longer than any node lives, and short enough to be added to any clock.
 const LONGEST_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// How long a monitor that did not answer may take to tell of an end all the same.
+const NEWS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the kernel may take to end what was killed. Only a process that hangs in the kernel takes longer.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -114,10 +117,16 @@ impl Containers {
         }
         let path = self.cgroup_path(container)?;
         let failed = |source| ContainerError::Cgroup { container: container.id.clone(), source };
-        match self.host.cgroups.open(&path).map_err(failed)? {
-            Some(cgroup) => cgroup.kill().map_err(failed),
-            None => Ok(()),
+        if let Some(cgroup) = self.host.cgroups.open(&path).map_err(failed)? {
+            cgroup.kill().map_err(failed)?;
         }
+        // A monitor that was only busy tells of the end now; one that does not speak never will.
+        let mut state = container.follow();
+        let told = async { timeout(NEWS_PATIENCE, state.wait_for(State::is_exited)).await.is_ok() };
+        if !tokio::runtime::Handle::current().block_on(told) {
+            self.orphaned(container, "it was killed, and its monitor did not answer");
+        }
+        Ok(())
     }
 
     pub(super) fn monitor_of(&self, container: &Container) -> Option<runtime::monitor::Monitor> {

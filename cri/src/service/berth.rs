@@ -30,9 +30,9 @@ impl Berth for Service {
         let request = request.into_inner();
         let pull = pull_request(&request.image, request.auth)?;
         let (progress, following) = watch::channel(Progress::default());
-        let images = Arc::clone(&self.node.images);
+        let node = Arc::clone(&self.node);
         // Goes on without us: a client that hangs up does not cut the pull off.
-        let pulling = tokio::spawn(async move { images.pull(pull, progress).await });
+        let pulling = tokio::spawn(async move { node.pull_image(pull, progress).await });
         let (to_client, stream) = mpsc::channel(4);
         tokio::spawn(tell(pulling, following, to_client));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

@@ -4,29 +4,49 @@
 use crate::chain::chain;
 use crate::container::{ContainerError, IdentityError};
 use crate::images::ImageError;
-use crate::sandbox::SandboxError;
+use crate::sandbox::{SandboxError, SetupError};
+use crate::store::StoreError;
 use cri_spec::SpecError;
 use image::PullFault;
 use netns::NetworkError;
+use std::io::ErrorKind;
+use sys::pin::PinError;
 use tonic::{Code, Status};
 
 impl From<&SandboxError> for Status {
     fn from(err: &SandboxError) -> Self {
-        Status::new(sandbox(err), chain(err))
+        answer(sandbox(err), chain(err))
     }
 }
 
 impl From<&ContainerError> for Status {
     fn from(err: &ContainerError) -> Self {
-        Status::new(container(err), chain(err))
+        answer(container(err), chain(err))
     }
 }
 
 impl From<&ImageError> for Status {
     fn from(err: &ImageError) -> Self {
         let (code, prefix) = image(err);
-        Status::new(code, format!("{prefix}{}", chain(err)))
+        answer(code, format!("{prefix}{}", chain(err)))
     }
+}
+
+/// The one place where failed calls are logged: loud where the node is at fault, quiet where the client is.
+fn answer(code: Code, text: String) -> Status {
+    let ours = [
+        Code::Internal,
+        Code::Unavailable,
+        Code::DataLoss,
+        Code::ResourceExhausted,
+        Code::DeadlineExceeded,
+    ];
+    if ours.contains(&code) {
+        tracing::warn!(?code, text, "call failed");
+    } else {
+        tracing::debug!(?code, text, "call refused");
+    }
+    Status::new(code, text)
 }
 
 fn sandbox(err: &SandboxError) -> Code {
@@ -40,14 +60,21 @@ fn sandbox(err: &SandboxError) -> Code {
         SandboxError::Unsupported(_) => Code::Unimplemented,
         SandboxError::Spec(err) => spec(err),
         SandboxError::Network { source, .. } => network(source),
+        // The kernel has no such sysctl, or does not take the value: the client's mistake.
+        SandboxError::Namespaces {
+            source: PinError::Inside(SetupError::Sysctl { source, .. }),
+            ..
+        } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
+            Code::InvalidArgument
+        }
+        SandboxError::Record { source, .. } => record(source),
         SandboxError::Lost(_)
         | SandboxError::Files { .. }
         | SandboxError::Namespaces { .. }
         | SandboxError::OpenNamespaces { .. }
         | SandboxError::Unpin { .. }
         | SandboxError::Monitor { .. }
-        | SandboxError::Cgroup { .. }
-        | SandboxError::Record { .. } => Code::Internal,
+        | SandboxError::Cgroup { .. } => Code::Internal,
     }
 }
 
@@ -58,6 +85,7 @@ fn container(err: &ContainerError) -> Code {
         ContainerError::Ambiguous(_)
         | ContainerError::AmbiguousImage(_)
         | ContainerError::Invalid(_)
+        | ContainerError::Profile { .. }
         | ContainerError::LogPath(_)
         | ContainerError::Log { .. } => Code::InvalidArgument,
         ContainerError::Sandbox(err) => sandbox(err),
@@ -77,9 +105,13 @@ fn container(err: &ContainerError) -> Code {
         | ContainerError::Monitor { .. }
         | ContainerError::Exec { .. }
         | ContainerError::ExecIo { .. }
-        | ContainerError::StillRunning { .. }
-        | ContainerError::Record { .. } => Code::Internal,
+        | ContainerError::StillRunning { .. } => Code::Internal,
+        ContainerError::Record { source, .. } => record(source),
     }
+}
+
+fn record(err: &StoreError) -> Code {
+    if err.is_full() { Code::ResourceExhausted } else { Code::Internal }
 }
 
 fn spec(err: &SpecError) -> Code {
@@ -126,7 +158,8 @@ fn image(err: &ImageError) -> (Code, &'static str) {
         ImageError::NoReference(_) | ImageError::Reference(_) | ImageError::Ambiguous(_) => {
             (Code::InvalidArgument, "")
         }
-        ImageError::Record(_) | ImageError::Collect(_) => (Code::Internal, ""),
+        ImageError::Record(err) => (record(err), ""),
+        ImageError::Collect(_) => (Code::Internal, ""),
         ImageError::Pull(err) => match err.fault() {
             PullFault::NotFound => (Code::NotFound, ""),
             PullFault::Unauthorized => (Code::PermissionDenied, ""),

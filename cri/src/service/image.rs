@@ -52,9 +52,8 @@ impl ImageService for Service {
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
         let request = request.into_inner();
         let pull = pull_request(&name(request.image)?, request.auth)?;
-        let images = Arc::clone(&self.node.images);
         // Not run to its end: a pull that nobody waits for any more stops, and keeps what it has.
-        let pulled = images.pull(pull, ProgressSender::default()).await;
+        let pulled = self.node.pull_image(pull, ProgressSender::default()).await;
         let id = pulled.map_err(|err| Status::from(&err))?;
         Ok(Response::new(PullImageResponse { image_ref: id.to_string() }))
     }

@@ -27,8 +27,8 @@ pub(crate) enum StoreError {
     Open { path: PathBuf, source: rusqlite::Error },
     #[error("records {} are of version {found}, this berthd knows up to {SCHEMA}", path.display())]
     FromTheFuture { path: PathBuf, found: i64 },
-    #[error("{step} record of {object}")]
-    Write { step: &'static str, object: String, source: rusqlite::Error },
+    #[error("write record of {object}")]
+    Write { object: String, source: rusqlite::Error },
     #[error("read records of {table}")]
     Read { table: &'static str, source: rusqlite::Error },
     #[error("encode record of {object}")]
@@ -98,9 +98,14 @@ impl Records {
         let object = format!("pod {}", pod.id);
         let detail = encode(&object, &pod.detail)?;
         let metadata = pod.config.metadata.clone().unwrap_or_default();
+        // A pod that is ready is a new one; one that is not is on its way out.
+        let purpose = match pod.detail.state {
+            crate::sandbox::State::Ready => Purpose::Making,
+            crate::sandbox::State::NotReady => Purpose::Freeing,
+        };
         let address = pod.detail.network.as_ref().and_then(|n| n.addresses.first());
         self.execute(
-            "write",
+            purpose,
             &object,
             "INSERT OR REPLACE INTO pods VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
@@ -128,8 +133,10 @@ impl Records {
         let detail = encode(&object, &container.detail)?;
         let metadata = container.config.metadata.clone().unwrap_or_default();
         let (state, exit_code) = container.detail.state.columns();
+        let purpose =
+            if container.detail.state.is_exited() { Purpose::Freeing } else { Purpose::Making };
         self.execute(
-            "write",
+            purpose,
             &object,
             "INSERT OR REPLACE INTO containers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             params![
@@ -155,7 +162,7 @@ impl Records {
         let object = format!("image {}", image.id);
         let detail = encode(&object, image)?;
         self.execute(
-            "write",
+            Purpose::Making,
             &object,
             "INSERT OR REPLACE INTO images VALUES (?1, ?2)",
             params![image.id.to_string(), detail],
@@ -215,12 +222,12 @@ impl Records {
     }
 
     fn delete(&self, kind: &str, statement: &str, id: &str) -> Result<(), StoreError> {
-        self.execute("delete", &format!("{kind} {id}"), statement, params![id])
+        self.execute(Purpose::Freeing, &format!("{kind} {id}"), statement, params![id])
     }
 
     fn execute(
         &self,
-        step: &'static str,
+        purpose: Purpose,
         object: &str,
         statement: &str,
         values: impl rusqlite::Params + Copy,
@@ -230,18 +237,36 @@ impl Records {
             connection.prepare_cached(statement).and_then(|mut statement| statement.execute(values))
         };
         let mut written = write();
-        if written.as_ref().is_err_and(is_about_space) && self.reserve.use_up() {
+        let may_use_reserve = purpose == Purpose::Freeing;
+        if written.as_ref().is_err_and(is_about_space) && may_use_reserve && self.reserve.use_up() {
             tracing::warn!(
                 object,
                 "the disk is full; records go into the space set aside for them"
             );
             written = write();
         }
-        written.map(drop).map_err(|source| StoreError::Write {
-            step,
-            object: object.to_owned(),
-            source,
-        })
+        written.map(drop).map_err(|source| StoreError::Write { object: object.to_owned(), source })
+    }
+}
+
+/// What a record is about: only what frees something may use the space set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Making,
+    Freeing,
+}
+
+impl StoreError {
+    /// Whether the disk is full.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            StoreError::Open { source, .. }
+            | StoreError::Write { source, .. }
+            | StoreError::Read { source, .. } => {
+                source.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            }
+            StoreError::FromTheFuture { .. } | StoreError::Encode { .. } => false,
+        }
     }
 }
 

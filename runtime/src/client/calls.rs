@@ -36,6 +36,8 @@ pub struct Started {
 
 /// The longest start: volumes can be slow, and a slow start is no failure.
 const START_PATIENCE: Duration = Duration::from_secs(120);
+/// The longest kill: whoever asks has another way, by the cgroup.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
 /// The longest end: everything is killed at once, but the kernel may have to free a lot of memory.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,7 +95,8 @@ impl Monitor {
     ///
     /// Any of [`MonitorError`] but those of the start.
     pub fn kill(&self, container: &ContainerId) -> Result<(), MonitorError> {
-        let killed = self.call(&Request::Kill { container: container.clone() }, &[]);
+        let killed =
+            self.call_within(KILL_PATIENCE, &Request::Kill { container: container.clone() }, &[]);
         or_gone(or_gone(killed, &Failure::NotRunning), &Failure::Unknown)
     }
 
@@ -141,8 +144,8 @@ impl Monitor {
     ///
     /// # Errors
     ///
-    /// [`MonitorError::Silent`] where it did not end by itself; it was killed then, and only its containers' cgroups
-    /// lead to what they left.
+    /// [`MonitorError::Silent`] where it lives even after SIGKILL. One that did not end by itself is killed, and only its
+    /// containers' cgroups lead to what they left.
     pub fn shutdown(&self) -> Result<(), MonitorError> {
         let asked = self
             .open(PATIENCE)
@@ -157,7 +160,14 @@ impl Monitor {
         self.reap();
         // Gone already where this is repeated.
         rustix::fs::unlinkat(&self.0.dir, SOCKET, rustix::fs::AtFlags::empty()).ok();
-        if ended { Ok(()) } else { Err(MonitorError::Silent { pod: self.pod().clone() }) }
+        if self.has_ended() {
+            if !ended {
+                tracing::warn!(pod = ?self.pod(), "monitor did not answer and was killed");
+            }
+            Ok(())
+        } else {
+            Err(MonitorError::Silent { pod: self.pod().clone() })
+        }
     }
 
     /// Whether its process has ended. Never blocks; where nobody can tell, it counts as alive.
@@ -188,7 +198,16 @@ impl Monitor {
     }
 
     fn call(&self, request: &Request, with: &[BorrowedFd<'_>]) -> Result<(), MonitorError> {
-        let connection = self.open(PATIENCE)?;
+        self.call_within(PATIENCE, request, with)
+    }
+
+    fn call_within(
+        &self,
+        patience: Duration,
+        request: &Request,
+        with: &[BorrowedFd<'_>],
+    ) -> Result<(), MonitorError> {
+        let connection = self.open(patience)?;
         connection.ask(request, with)?;
         connection.done()
     }

@@ -63,6 +63,10 @@ pub(crate) struct First {
     pub(crate) oom_score_adj: i32,
 }
 
+/// How often the cgroup of an ended exec is looked at again: what was killed in it ends soon, what was left to run may
+/// run for ever.
+pub(crate) const SWEEPS: u8 = 40;
+
 /// A container's cgroup.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
@@ -73,6 +77,8 @@ pub(crate) struct Cgroup {
     pub(crate) oom: Option<(OomWatch, u64)>,
     /// Cgroups of execs that have ended, where something still ran.
     pub(crate) left: Vec<String>,
+    /// How often they are still looked at without another reason to.
+    pub(crate) tries: u8,
 }
 
 /// The read end of one of its streams.
@@ -239,6 +245,9 @@ impl Cgroup {
                 removed == Err(Errno::BUSY)
             })
         });
+        if self.left.is_empty() {
+            self.tries = 0;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can happen, and to whom: one epoll instance for all of it.
 
 use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,10 +76,10 @@ impl Events {
         epoll::add(&self.0, source, event.encode(), EventFlags::IN)
     }
 
-    /// Waits until something has happened.
-    pub(crate) fn wait(&self) -> Result<Vec<Event>, Errno> {
+    /// Waits until something has happened, or for as long as `patience` says; nothing is for ever.
+    pub(crate) fn wait(&self, patience: Option<&Timespec>) -> Result<Vec<Event>, Errno> {
         let mut events = Vec::with_capacity(AT_ONCE);
-        match epoll::wait(&self.0, spare_capacity(&mut events), None) {
+        match epoll::wait(&self.0, spare_capacity(&mut events), patience) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(err) => return Err(err),
         }

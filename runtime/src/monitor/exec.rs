@@ -1,6 +1,6 @@
 //! Execs: one more process in a running container, which lives as long as its client's connection.
 
-use crate::container::State;
+use crate::container::{SWEEPS, State};
 use crate::events::{Event, Key};
 use crate::init::{self, Enter, Stdio, Word};
 use crate::monitor::Monitor;
@@ -216,6 +216,7 @@ impl Monitor {
         let cgroup = container.and_then(|it| it.process_mut()).and_then(|it| it.cgroup.as_mut());
         if let (Some(cgroup), Some((_, name))) = (cgroup, exec.cgroup) {
             cgroup.left.push(name);
+            cgroup.tries = SWEEPS;
             cgroup.sweep();
         }
     }

@@ -1,11 +1,12 @@
 //! The loop: waits for events, and gives each to those it concerns. Nothing else in the monitor waits for anybody.
 
-use crate::container::{Container, State};
+use crate::container::{Cgroup, Container, State};
 use crate::events::{Event, Events, Key};
 use crate::exec::Exec;
 use crate::pids::Pids;
 use crate::serve::Connection;
 use crate::world::World;
+use rustix::event::Timespec;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub(crate) struct Monitor {
 
 /// A pipe is read by at most this much at a time; no message is longer either.
 const BUFFER: usize = runtime::protocol::MAX_MESSAGE;
+/// Between two looks at cgroups that something was killed in.
+const SWEEP_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// A daemon has a few connections at a time, and one for each exec.
 const MAX_CONNECTIONS: usize = 256;
 
@@ -60,11 +63,34 @@ impl Monitor {
     /// Serves until it was asked to end and nothing runs any more.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         while !(self.ending && self.is_idle()) {
-            for event in self.events.wait()? {
+            let patience = self.to_sweep().then_some(&SWEEP_PAUSE);
+            for event in self.events.wait(patience)? {
                 self.serve(event);
             }
+            self.sweep();
         }
         Ok(())
+    }
+
+    /// Whether a cgroup of an ended exec is still worth looking at again: the kernel tells nobody when what was killed in it
+    /// has ended.
+    fn to_sweep(&self) -> bool {
+        self.cgroups().any(|cgroup| cgroup.tries > 0)
+    }
+
+    fn sweep(&mut self) {
+        for container in self.containers.values_mut() {
+            let cgroup = container.process_mut().and_then(|process| process.cgroup.as_mut());
+            if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.tries > 0) {
+                cgroup.tries -= 1;
+                cgroup.sweep();
+            }
+        }
+    }
+
+    fn cgroups(&self) -> impl Iterator<Item = &Cgroup> {
+        let processes = self.containers.values().filter_map(Container::process);
+        processes.filter_map(|process| process.cgroup.as_ref())
     }
 
     fn is_idle(&self) -> bool {

@@ -247,7 +247,7 @@ fn hold(labels: Vec<String>, fds: Vec<OwnedFd>) -> std::io::Result<Cgroup> {
         Some(watch) => Some(watch.kills().map(|before| (watch, before))?),
         None => None,
     };
-    Ok(Cgroup { held, directories, oom, left: Vec::new() })
+    Ok(Cgroup { held, directories, oom, left: Vec::new(), tries: 0 })
 }
 
 /// The pipes of a container, each as our end and theirs; none where a terminal or the null device stands in.
