@@ -101,6 +101,13 @@ pub enum NetworkError {
         source: io::Error,
     },
 
+    /// A bridge with the configured name exists, and its hardware address is none of those that we give.
+    #[error("bridge {name} exists and was not made by berth; choose another network.bridge")]
+    NotOurs {
+        /// The configured name.
+        name: String,
+    },
+
     /// A link with the bridge's name exists and is something else.
     #[error("link {name} exists and is not a bridge")]
     NotABridge {

@@ -148,6 +148,7 @@ fn network(err: &NetworkError) -> Code {
         | NetworkError::Setting { .. }
         | NetworkError::Enter { .. }
         | NetworkError::NotABridge { .. }
+        | NetworkError::NotOurs { .. }
         | NetworkError::Broken { .. } => Code::Internal,
     }
 }

@@ -142,6 +142,10 @@ fn make_bridge(config: &BridgeConfig, ipv6: bool) -> Result<u32, NetworkError> {
     if link.kind != "bridge" {
         return Err(NetworkError::NotABridge { name: name.to_owned() });
     }
+    // A bridge of somebody else may be the node's own way out: we would change its address and take its IPv6.
+    if !link.mac.starts_with(&MAC_PREFIX) {
+        return Err(NetworkError::NotOurs { name: name.to_owned() });
+    }
     setting::set(&format!("ipv4/conf/{name}/route_localnet"), "0")?;
     if ipv6 {
         setting::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
@@ -163,8 +167,12 @@ fn make_bridge(config: &BridgeConfig, ipv6: bool) -> Result<u32, NetworkError> {
 /// So when an address passes on to another pod, what neighbours remember of it is still true.
 fn mac_of(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
-    [0x02, 0xbe, a, b, c, d]
+    let [first, second] = MAC_PREFIX;
+    [first, second, a, b, c, d]
 }
+
+/// How every hardware address that we give begins: a local one.
+const MAC_PREFIX: [u8; 2] = [0x02, 0xbe];
 
 /// The link on the host that leads to `owner`; 15 bytes, as long as a link's name can be.
 fn host_link_of(owner: &str) -> String {

@@ -259,7 +259,10 @@ fn privileged_status_tells_what_is_broken() {
         let cases = [
             ("ip link set berth0 down", "bridge berth0 is down"),
             ("ip link delete berth0", "bridge berth0 is missing"),
-            ("ip link add berth0 index 4242 type bridge", "bridge berth0 is replaced"),
+            (
+                "ip link add berth0 index 4242 address 02:be:00:00:00:01 type bridge",
+                "bridge berth0 is replaced",
+            ),
         ];
         for (command, expected) in cases {
             run(command);
@@ -275,6 +278,12 @@ fn privileged_open_refuses_what_it_cannot_use() {
         run("ip link add berth0 type veth peer name other");
         let refused = Bridge::open(config("10.88.0.0/16")).unwrap_err();
         assert!(matches!(refused, NetworkError::NotABridge { .. }), "{refused:?}");
+        run("ip link delete berth0");
+        run("ip link add berth0 address 02:11:22:33:44:55 type bridge");
+        let before = run("ip -o link show berth0");
+        let refused = Bridge::open(config("10.88.0.0/16")).unwrap_err();
+        assert!(matches!(refused, NetworkError::NotOurs { .. }), "{refused:?}");
+        assert_eq!(run("ip -o link show berth0"), before, "somebody else's bridge is left alone");
         let name = "../berth0".to_owned();
         let refused = Bridge::open(BridgeConfig { name, ..config("10.88.0.0/16") }).unwrap_err();
         assert!(matches!(refused, NetworkError::Name { .. }), "{refused:?}");
