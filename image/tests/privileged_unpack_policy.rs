@@ -1,4 +1,5 @@
-//! What becomes of every odd or hostile entry that a layer may have, row by row of the policy in SECURITY.md. Needs root.
+//! What becomes of every odd or hostile entry that a layer may have, row by row: each test names the row of the
+//! policy table that it holds the worker to. Needs root.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

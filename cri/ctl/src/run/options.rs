@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn volumes_are_host_paths_with_options() {
         let read = |text| {
-            volume(text, Path::new("/work")).map(|mount| {
+            volume(text, Path::new("/srv")).map(|mount| {
                 let flags = [(mount.readonly, " ro"), (mount.recursive_read_only, " rro")];
                 let flags: String =
                     flags.iter().filter(|(is_set, _)| *is_set).map(|(_, word)| *word).collect();
@@ -236,9 +236,9 @@ mod tests {
             ("/a:/b:rro", "/a /b ro rro 0"),
             ("/a:/b:ro,rslave", "/a /b ro 1"),
             ("/a:/b:rshared", "/a /b 2"),
-            ("./data:/b", "/work/data /b 0"),
-            (".:/b", "/work /b 0"),
-            ("../x:/b", "/work/../x /b 0"),
+            ("./data:/b", "/srv/data /b 0"),
+            (".:/b", "/srv /b 0"),
+            ("../x:/b", "/srv/../x /b 0"),
         ];
         for (text, want) in cases {
             assert_eq!(read(text).unwrap(), want, "{text}");
