@@ -10,6 +10,7 @@ use crate::target;
 use cri_api::runtime::v1;
 use cri_api::runtime::v1::MountPropagation;
 use oci_spec::runtime::Mount;
+use plan::COVERABLE;
 use std::path::Path;
 
 /// The source of the pod's own `/dev/shm`, which the monitor keeps and only it can mount. Another OCI runtime sees a
@@ -158,7 +159,7 @@ fn bind(
     if inside == "/" {
         return Err(SpecError::invalid(field("container_path"), "/", "is the container's root"));
     }
-    if target::is_at_or_below(&inside, "/proc") && !FAKES.contains(&inside.as_str()) {
+    if target::is_at_or_below(&inside, "/proc") && !COVERABLE.contains(&inside.as_str()) {
         // CVE-2019-16884: a fake /proc takes labels and profiles away.
         let rule = "must not be in /proc";
         return Err(SpecError::invalid(field("container_path"), inside, rule));
@@ -183,19 +184,6 @@ fn bind(
     };
     Ok((mount(&inside, "bind", host, &["rbind", option(propagation), access]), propagation))
 }
-
-/// Files of procfs that a mount may cover: those that lxcfs makes true for a container, and that no program writes to.
-/// The monitor and runc have the same list.
-const FAKES: [&str; 8] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/loadavg",
-    "/proc/meminfo",
-    "/proc/slabinfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-];
 
 fn option(propagation: MountPropagation) -> &'static str {
     match propagation {

@@ -1,8 +1,7 @@
 //! CreateContainer.
 
 use super::{
-    Container, ContainerError, Containers, Detail, Identity, Record, State, identity, rootfs,
-    signal,
+    Container, ContainerError, Containers, Detail, Key, Record, State, identity, rootfs, signal,
 };
 use crate::flight::Boarding;
 use crate::host::{blocking, device, now_ns};
@@ -37,18 +36,15 @@ impl Containers {
             self.sandboxes.resolve(&request.pod_sandbox_id).map_err(|err| Arc::new(err.into()))?;
         let metadata = request.config.as_ref().and_then(|config| config.metadata.clone());
         let metadata = metadata.ok_or_else(|| invalid("metadata is missing"))?;
-        let identity = Identity {
-            pod: sandbox.id.clone(),
-            name: metadata.name.clone(),
-            attempt: metadata.attempt,
-        };
+        let key =
+            Key { pod: sandbox.id.clone(), name: metadata.name.clone(), attempt: metadata.attempt };
         let bytes = request.encode_to_vec();
         let this = Arc::clone(self);
         let work = {
-            let identity = identity.clone();
-            move || async move { this.create_now(sandbox, identity, request).await.map_err(Arc::new) }
+            let key = key.clone();
+            move || async move { this.create_now(sandbox, key, request).await.map_err(Arc::new) }
         };
-        match self.flights.join(identity, bytes, work).await {
+        match self.flights.join(key, bytes, work).await {
             Boarding::Landed(result) => result,
             Boarding::Taken => Err(Arc::new(ContainerError::Exists(metadata.name))),
             Boarding::Lost => Err(Arc::new(ContainerError::Lost(metadata.name))),
@@ -58,7 +54,7 @@ impl Containers {
     /// A removed container's name is free again, also for a result that nobody took.
     pub(super) fn forget_flight(&self, container: &Container) {
         if let Some(metadata) = &container.config.metadata {
-            self.flights.forget(&Identity {
+            self.flights.forget(&Key {
                 pod: container.pod().clone(),
                 name: metadata.name.clone(),
                 attempt: metadata.attempt,
@@ -69,17 +65,17 @@ impl Containers {
     async fn create_now(
         self: &Arc<Self>,
         sandbox: Arc<Sandbox>,
-        identity: Identity,
+        key: Key,
         request: CreateContainerRequest,
     ) -> Result<ContainerId, ContainerError> {
-        self.refuse_taken(&sandbox, &identity)?;
+        self.refuse_taken(&sandbox, &key)?;
         // Volumes may be on file systems that hang; nobody else has to wait for that.
         let (this, pod) = (Arc::clone(self), Arc::clone(&sandbox));
         let ready = blocking(move || this.prepare(&pod, request)).await?;
         let guard = Arc::clone(&sandbox.lock).lock_owned().await;
         let this = Arc::clone(self);
         blocking(move || {
-            this.refuse_taken(&sandbox, &identity)?;
+            this.refuse_taken(&sandbox, &key)?;
             let made = this.acquire(ready);
             drop(guard);
             made
@@ -87,15 +83,15 @@ impl Containers {
         .await
     }
 
-    fn refuse_taken(&self, sandbox: &Sandbox, identity: &Identity) -> Result<(), ContainerError> {
+    fn refuse_taken(&self, sandbox: &Sandbox, key: &Key) -> Result<(), ContainerError> {
         if !sandbox.is_ready() {
             return Err(ContainerError::PodNotReady(sandbox.id.clone()));
         }
-        let same = self.of_pod(&sandbox.id).into_iter().find(|container| container.is(identity));
+        let same = self.of_pod(&sandbox.id).into_iter().find(|container| container.is(key));
         if let Some(same) = same {
             return Err(ContainerError::Exists(format!(
                 "{} (attempt {}, id {})",
-                identity.name, identity.attempt, same.id
+                key.name, key.attempt, same.id
             )));
         }
         Ok(())

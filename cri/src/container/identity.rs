@@ -21,6 +21,8 @@ pub(crate) enum IdentityError {
     NoId { what: &'static str, value: String },
     #[error("run_as_group without run_as_user or run_as_username")]
     GroupAlone,
+    #[error("run_as_user and run_as_username exclude each other")]
+    UserTwice,
     #[error("user {0:?} is not in the image's /etc/passwd")]
     UnknownUser(String),
     #[error("group {0:?} is not in the image's /etc/group")]
@@ -81,9 +83,10 @@ fn wish(context: &LinuxContainerSecurityContext, image_user: &str) -> Result<Wis
         .map(|group| number("supplemental_groups", *group))
         .collect::<Result<_, _>>()?;
     let asked_user = match (&context.run_as_user, context.run_as_username.as_str()) {
-        (_, name) if !name.is_empty() => Some(parse("run_as_username", name)?),
+        (Some(_), name) if !name.is_empty() => return Err(IdentityError::UserTwice),
         (Some(uid), _) => Some(Name::Number(number("run_as_user", uid.value)?)),
-        (None, _) => None,
+        (None, "") => None,
+        (None, name) => Some(parse("run_as_username", name)?),
     };
     let asked_group = match &context.run_as_group {
         Some(gid) => Some(Name::Number(number("run_as_group", gid.value)?)),
@@ -166,6 +169,8 @@ fn decide(wish: &Wish, accounts: &Accounts) -> Result<Identity, IdentityError> {
 
 /// No passwd file of a sane image is larger.
 const MOST_BYTES: u64 = 1 << 20;
+/// How often a look-up that the kernel gave up is begun again; nobody can disturb it for longer.
+const MOST_TRIES: u32 = 128;
 
 /// A file of the image's `/etc`, found inside its root whatever links it has; nothing where there is none.
 fn read(root: &OwnedFd, name: &'static str) -> Result<String, IdentityError> {
@@ -174,10 +179,15 @@ fn read(root: &OwnedFd, name: &'static str) -> Result<String, IdentityError> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let path = format!("etc/{name}");
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found = match fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
-        Ok(found) => found,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
-        Err(err) => return Err(failed(err.into())),
+    let mut tries = 0;
+    let found = loop {
+        match fs::openat2(root.as_fd(), &path, flags, Mode::empty(), resolve) {
+            Ok(found) => break found,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
+            // Something was renamed or mounted somewhere on the host while a `..` of a link was followed.
+            Err(Errno::AGAIN) if tries < MOST_TRIES => tries += 1,
+            Err(err) => return Err(failed(err.into())),
+        }
     };
     let status = fs::fstat(&found).map_err(|err| failed(err.into()))?;
     let too_large = u64::try_from(status.st_size).map_or(true, |size| size > MOST_BYTES);

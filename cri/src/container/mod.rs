@@ -89,7 +89,7 @@ pub(crate) struct Container {
 
 /// What makes two requests for a container the same container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Identity {
+struct Key {
     pod: PodId,
     name: String,
     attempt: u32,
@@ -102,7 +102,7 @@ pub(crate) struct Containers {
     sandboxes: Arc<Sandboxes>,
     images: Arc<Images>,
     pub(crate) table: Table<Container>,
-    flights: Arc<Flights<Identity, Result<ContainerId, Arc<ContainerError>>>>,
+    flights: Arc<Flights<Key, Result<ContainerId, Arc<ContainerError>>>>,
 }
 
 /// Why something could not be done with a container.
@@ -204,11 +204,9 @@ impl Container {
         self.state.subscribe()
     }
 
-    fn is(&self, identity: &Identity) -> bool {
+    fn is(&self, key: &Key) -> bool {
         self.config.metadata.as_ref().is_some_and(|metadata| {
-            self.made.pod == identity.pod
-                && metadata.name == identity.name
-                && metadata.attempt == identity.attempt
+            self.made.pod == key.pod && metadata.name == key.name && metadata.attempt == key.attempt
         })
     }
 

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use log_directory::LogPathError;
-pub(crate) use run::Identity;
+pub(crate) use run::Key;
 
 /// Whether containers can be started in a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ pub(crate) struct Sandbox {
 pub(crate) struct Sandboxes {
     host: Arc<Host>,
     pub(crate) table: Table<Sandbox>,
-    flights: Arc<Flights<Identity, Result<PodId, Arc<SandboxError>>>>,
+    flights: Arc<Flights<Key, Result<PodId, Arc<SandboxError>>>>,
 }
 
 /// Why something could not be done with a pod.

@@ -21,14 +21,14 @@ use sys::pin::{self, Kind};
 
 /// What makes two requests for a pod the same pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Identity {
+pub(crate) struct Key {
     namespace: String,
     name: String,
     uid: String,
     attempt: u32,
 }
 
-impl Identity {
+impl Key {
     pub(crate) fn of(config: &PodSandboxConfig) -> Option<Self> {
         let metadata = config.metadata.clone()?;
         Some(Self {
@@ -59,18 +59,15 @@ impl Sandboxes {
         request: RunPodSandboxRequest,
     ) -> Result<PodId, Arc<SandboxError>> {
         let config = request.config.as_ref().ok_or_else(|| invalid("config is missing"))?;
-        let identity =
-            Identity::of(config).ok_or_else(|| Arc::new(invalid("metadata is missing")))?;
-        let name = format!("{}/{}", identity.namespace, identity.name);
+        let key = Key::of(config).ok_or_else(|| Arc::new(invalid("metadata is missing")))?;
+        let name = format!("{}/{}", key.namespace, key.name);
         let bytes = request.encode_to_vec();
         let this = Arc::clone(self);
         let work = {
-            let identity = identity.clone();
-            move || async move {
-                blocking(move || this.run_now(&identity, request)).await.map_err(Arc::new)
-            }
+            let key = key.clone();
+            move || async move { blocking(move || this.run_now(&key, request)).await.map_err(Arc::new) }
         };
-        match self.flights.join(identity, bytes, work).await {
+        match self.flights.join(key, bytes, work).await {
             Boarding::Landed(result) => result,
             Boarding::Taken => Err(Arc::new(SandboxError::Exists(name))),
             Boarding::Lost => Err(Arc::new(SandboxError::Lost(name))),
@@ -79,22 +76,21 @@ impl Sandboxes {
 
     /// A removed pod's name is free again, also for a result that nobody took.
     pub(super) fn forget_flight(&self, config: &PodSandboxConfig) {
-        if let Some(identity) = Identity::of(config) {
-            self.flights.forget(&identity);
+        if let Some(key) = Key::of(config) {
+            self.flights.forget(&key);
         }
     }
 
     fn run_now(
         self: &Arc<Self>,
-        identity: &Identity,
+        key: &Key,
         request: RunPodSandboxRequest,
     ) -> Result<PodId, SandboxError> {
-        let taken =
-            |sandbox: &Arc<Sandbox>| Identity::of(&sandbox.config).as_ref() == Some(identity);
+        let taken = |sandbox: &Arc<Sandbox>| Key::of(&sandbox.config).as_ref() == Some(key);
         if let Some(same) = self.table.list().iter().find(|sandbox| taken(sandbox)) {
             return Err(SandboxError::Exists(format!(
                 "{}/{} (attempt {}, id {})",
-                identity.namespace, identity.name, identity.attempt, same.id
+                key.namespace, key.name, key.attempt, same.id
             )));
         }
         let id = PodId::generate();

@@ -129,8 +129,13 @@ fn identity(err: &IdentityError) -> Code {
     match err {
         IdentityError::NoId { .. }
         | IdentityError::GroupAlone
+        | IdentityError::UserTwice
         | IdentityError::UnknownUser(_)
         | IdentityError::UnknownGroup(_) => Code::InvalidArgument,
+        // The image has something else in its place.
+        IdentityError::Read { source, .. } if source.kind() == ErrorKind::InvalidData => {
+            Code::InvalidArgument
+        }
         IdentityError::Read { .. } | IdentityError::Root(_) => Code::Internal,
     }
 }

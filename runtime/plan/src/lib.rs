@@ -16,7 +16,7 @@
 mod mount;
 mod process;
 
-pub use mount::{Attributes, Device, DeviceKind, Link, Mount, Propagation, Source};
+pub use mount::{Attributes, COVERABLE, Device, DeviceKind, Link, Mount, Propagation, Source};
 pub use process::{Capabilities, Identity, Instruction, Process, Rlimit, Seccomp, Terminal};
 
 use serde::{Deserialize, Serialize};

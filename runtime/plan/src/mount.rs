@@ -17,6 +17,21 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
+/// The only paths at or below `/proc` that a mount may cover: files that lxcfs makes true for a container and that no
+/// program sets anything by. Whatever else is covered there takes labels, profiles or settings away from the process
+/// that writes them (CVE-2019-16884, CVE-2025-52881). runc allows the same. Whoever makes a plan refuses other targets
+/// early, and whoever executes one refuses them again.
+pub const COVERABLE: [&str; 8] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+];
+
 /// What a [`Mount`] shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {

@@ -5,7 +5,7 @@ use super::resolve::{self, Kind, Links};
 use super::{Start, Step};
 use crate::refuse::{Explain, refusal};
 use crate::world;
-use plan::{Attributes, Mount, PidNamespace, Propagation, Source};
+use plan::{Attributes, COVERABLE, Mount, PidNamespace, Propagation, Source};
 use rustix::fs::{CWD, FileType, PROC_SUPER_MAGIC};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -110,24 +110,11 @@ fn place(root: BorrowedFd<'_>, mount: &Mount, kind: Kind) -> Step<OwnedFd> {
     let covers_proc = names == ["proc"] && !matches!(mount.source, Source::Proc);
     let on_proc = rustix::fs::fstatfs(&place).step("resolve mount target", target)?.f_type
         == PROC_SUPER_MAGIC;
-    if covers_proc || (on_proc && !FAKES.contains(&target.as_str())) {
+    if covers_proc || (on_proc && !COVERABLE.contains(&target.as_str())) {
         return Err(refusal("mount", &format!("{target}: nothing may cover the process list"), 0));
     }
     Ok(place)
 }
-
-/// Files of procfs that may be covered: those that lxcfs makes true for a container, and that no program uses to set
-/// anything (runc allows the same).
-const FAKES: [&str; 8] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/loadavg",
-    "/proc/meminfo",
-    "/proc/slabinfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-];
 
 #[cfg(test)]
 mod tests {
