@@ -134,6 +134,10 @@ impl Node {
                 let containers = Arc::clone(&self.containers);
                 runtime.spawn_blocking(move || containers.settle(&container));
             }
+            Event::LogFails { pod, container, errno } => {
+                let err = std::io::Error::from_raw_os_error(errno);
+                tracing::warn!(?pod, ?container, %err, "log of a container cannot be written; its output is being lost");
+            }
             Event::MonitorGone { pod } => {
                 let this = Arc::clone(self);
                 runtime.spawn(async move { this.monitor_gone(&pod).await });

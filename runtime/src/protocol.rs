@@ -10,10 +10,23 @@
 //!   Report ─▶ Reports … until `last`      all others ─▶ Done;  instead of any of these: Failed
 //! ```
 //!
-//! Variants and fields are only ever added at the end.
+//! # Versions
+//!
+//! A monitor lives as long as its pod, and daemons come and go: a newer daemon speaks to the monitors of older ones, also
+//! to start containers there. What makes it work ([`plan::OLDEST`] and later):
+//!
+//! - Variants are only ever added at the end of an enum, fields at the end of a message: of a variant here, or of the plan.
+//! - Whoever receives more than it knows ignores the rest. Whoever receives less reads what is missing as nothing: `false`,
+//!   0, `None`, empty (in postcard each is the byte 0). So a field's zero must mean what was before there was the field.
+//! - The daemon knows each monitor's version from its greeting. It sends no plan that needs a newer one
+//!   ([`plan::LaunchPlan::needs`]), and a request that the monitor does not know is
+//!   [`Failure::Malformed`], which a monitor answers and goes on.
+//! - The monitor answers a client in words that the client's version has: events that came later are told to later
+//!   watchers only.
 
 use crate::exit::Exit;
 use crate::id::ContainerId;
+use plan::Terminal;
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,7 +74,7 @@ pub enum Request {
         container: ContainerId,
     },
     /// Run one more process in a container. Descriptors: process, standard output, standard error, and standard input
-    /// (where there is one).
+    /// (where there is one). Only the process where that has a terminal.
     Exec {
         /// The container's name.
         container: ContainerId,
@@ -86,6 +99,27 @@ pub enum Request {
     Watch,
     /// Kill everything and end.
     Shutdown,
+    /// Follow a running container's output, from now on, and write to its input. Descriptors: the write ends of pipes,
+    /// for its standard output and its standard error, where they are asked for. A terminal is all output.
+    Attach {
+        /// The container's name.
+        container: ContainerId,
+        /// Whether its input is wanted.
+        stdin: bool,
+        /// Whether a pipe for its output comes along.
+        stdout: bool,
+        /// Whether a pipe for its errors comes along.
+        stderr: bool,
+    },
+    /// The attached client of this connection writes no more. Not answered.
+    EndInput,
+    /// Give a container's terminal another size.
+    Resize {
+        /// The container's name.
+        container: ContainerId,
+        /// The size.
+        size: Terminal,
+    },
 }
 
 /// What the monitor answers.
@@ -105,7 +139,7 @@ pub enum Response {
         /// Since when.
         at: SystemTime,
     },
-    /// The process of the exec runs.
+    /// The process of the exec runs. Comes with our side of its terminal, where it has one.
     ExecStarted {
         /// Its number, in the monitor's PID namespace.
         pid: i32,
@@ -131,6 +165,32 @@ pub enum Response {
     },
     /// The request could not be served.
     Failed(Failure),
+    /// The client of this connection is attached. Comes with what leads to the container's input, if that was asked for
+    /// and is there to be had.
+    Attached,
+    /// The client is not attached any more, and everything it was sent is in its pipes.
+    Detached {
+        /// Why.
+        why: Detached,
+    },
+    /// A container's log cannot be written; its output is counted and lost until it can. Told once until then.
+    LogFails {
+        /// Which.
+        container: ContainerId,
+        /// What the kernel says.
+        errno: i32,
+    },
+}
+
+/// Why a client is not attached any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Detached {
+    /// The container has ended.
+    Ended,
+    /// The client's pipe was full when there was more to say: nobody waits for a reader that does not keep up.
+    TooSlow,
+    /// The client's pipes are closed.
+    Left,
 }
 
 /// A step that could not be done, of a container's or an exec's start for the most part.
@@ -230,18 +290,48 @@ pub fn send<T: Serialize>(
 pub fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     buffer: &mut [u8],
-) -> Result<(T, Vec<OwnedFd>), WireError> {
+) -> Result<Received<T>, WireError> {
     let message = seqpacket::receive(socket, buffer)?.ok_or(WireError::Closed)?;
-    Ok((decode(&buffer[..message.bytes])?, message.descriptors))
+    let descriptors = message.descriptors;
+    let (version, message) = decode(&buffer[..message.bytes])?;
+    Ok(Received { version, message, descriptors })
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
-    let (version, body) =
+/// A message as it came in.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// The version that its sender speaks.
+    pub version: u16,
+    /// What it says.
+    pub message: T,
+    /// What came with it.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(u16, T), WireError> {
+    let (version, rest) =
         bytes.split_first_chunk().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-    match u16::from_le_bytes(*version) {
-        plan::VERSION => Ok(postcard::from_bytes(body)?),
-        other => Err(WireError::Version(other)),
+    let version = u16::from_le_bytes(*version);
+    if version < plan::OLDEST {
+        return Err(WireError::Version(version));
     }
+    Ok((version, body(rest, version)?))
+}
+
+/// The most bytes of fields that a version can add to a message, each being one where it is nothing.
+const MOST_ADDED: usize = 64;
+
+/// Reads a message or a plan that a peer of this version wrote. What came after that version reads as nothing.
+///
+/// # Errors
+///
+/// [`WireError::Malformed`].
+pub fn body<T: DeserializeOwned>(bytes: &[u8], version: u16) -> Result<T, WireError> {
+    if version >= plan::VERSION {
+        return Ok(postcard::from_bytes(bytes)?);
+    }
+    let filled = [bytes, &[0; MOST_ADDED]].concat();
+    Ok(postcard::from_bytes(&filled)?)
 }
 
 #[cfg(test)]
@@ -253,7 +343,7 @@ mod tests {
     fn exchange<T: Serialize + DeserializeOwned>(message: &T) -> Result<T, WireError> {
         let (ours, theirs) = seqpacket::pair()?;
         send(&theirs, message, &[])?;
-        receive(&ours, &mut [0; MAX_MESSAGE]).map(|(message, _)| message)
+        receive(&ours, &mut [0; MAX_MESSAGE]).map(|received| received.message)
     }
 
     #[test]
@@ -295,10 +385,10 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         let cases: [(&str, &[u8]); 4] = [
-            ("too short", &[1]),
-            ("another version", &[2, 0, 0]),
-            ("no such request", &[1, 0, 200]),
-            ("cut short", &[1, 0, 3]),
+            ("too short", &[2]),
+            ("a version before all", &[1, 0, 0]),
+            ("no such request", &[2, 0, 200]),
+            ("cut short", &[2, 0, 3]),
         ];
         for (name, bytes) in cases {
             assert!(decode::<Request>(bytes).is_err(), "{name}");
@@ -309,5 +399,37 @@ mod tests {
             cgroup: Some(vec!["x".repeat(MAX_MESSAGE)]),
         };
         assert!(matches!(exchange(&long), Err(WireError::Malformed(_))));
+    }
+
+    /// A request as the next version might have it: one more field, one more variant.
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    enum Next {
+        Resize { rows: u16, columns: u16, why: Option<String>, again: bool },
+        Dance,
+    }
+
+    /// The same today.
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    enum Today {
+        Resize { rows: u16, columns: u16 },
+    }
+
+    fn message<T: Serialize>(version: u16, message: &T) -> Vec<u8> {
+        postcard::to_extend(message, version.to_le_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn versions_understand_what_they_share() {
+        let next = plan::VERSION + 1;
+        let newer = Next::Resize { rows: 4, columns: 5, why: Some("x".into()), again: true };
+        let got = decode::<Today>(&message(next, &newer)).unwrap();
+        assert_eq!(got, (next, Today::Resize { rows: 4, columns: 5 }), "more than is known");
+        let older = message(plan::VERSION - 1, &Today::Resize { rows: 4, columns: 5 });
+        let older = body::<Next>(&older[2..], plan::VERSION - 1).unwrap();
+        let want = Next::Resize { rows: 4, columns: 5, why: None, again: false };
+        assert_eq!(older, want, "less than is known");
+        assert!(decode::<Today>(&message(next, &Next::Dance)).is_err(), "another word");
+        let own = message(plan::VERSION, &Today::Resize { rows: 4, columns: 5 });
+        assert!(body::<Next>(&own[2..], plan::VERSION).is_err(), "cut short");
     }
 }

@@ -27,6 +27,16 @@ pub enum Event {
         /// How.
         exit: Exit,
     },
+    /// A container's log cannot be written. The container runs on, and what it says is lost until the log can be written
+    /// again; then the log says how much.
+    LogFails {
+        /// The pod.
+        pod: PodId,
+        /// The container.
+        container: ContainerId,
+        /// What the kernel says.
+        errno: i32,
+    },
     /// The monitor has ended, or does not speak our language any more. After a shutdown this is no news.
     MonitorGone {
         /// The pod.
@@ -174,17 +184,20 @@ impl Watched {
     /// Reads what there is, and says whether more can come.
     fn read(&self, buffer: &mut [u8], on_event: &dyn Fn(Event)) -> bool {
         loop {
-            match protocol::receive(&self.socket, buffer) {
-                Ok((Response::Exited { container, exit }, _)) => {
-                    let pod = self.monitor.pod().clone();
-                    on_event(Event::Exited { pod, container, exit });
+            let pod = || self.monitor.pod().clone();
+            match protocol::receive(&self.socket, buffer).map(|received| received.message) {
+                Ok(Response::Exited { container, exit }) => {
+                    on_event(Event::Exited { pod: pod(), container, exit });
+                }
+                Ok(Response::LogFails { container, errno }) => {
+                    on_event(Event::LogFails { pod: pod(), container, errno });
                 }
                 Err(WireError::Socket(Errno::AGAIN)) => return true,
                 Err(WireError::Closed | WireError::Socket(Errno::CONNRESET)) => {
                     self.monitor.reap();
                     return false;
                 }
-                Ok((other, _)) => {
+                Ok(other) => {
                     tracing::error!(pod = %self.monitor.pod(), ?other, "monitor told no event");
                     return false;
                 }

@@ -5,7 +5,7 @@
 
 use super::{Container, ContainerError, Containers};
 use crate::host::blocking;
-use runtime::monitor::{Exec, ExecError, ExecRequest};
+use runtime::monitor::{Exec, ExecError, ExecRequest, ExecStreams};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -102,18 +102,26 @@ impl Containers {
             })
         };
         let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
-        let request = ExecRequest { process: &process, stdin: None, stdout: out, stderr: err };
-        let exec = monitor.exec(&container.id, request).map_err(|err| match err {
-            ExecError::NotRunning => container.wrong_state("running"),
+        let streams = ExecStreams::Pipes { stdin: None, stdout: out, stderr: err };
+        let request = ExecRequest { process: &process, streams };
+        let exec = monitor.exec(&container.id, request).map_err(|err| container.no_exec(err))?;
+        Ok(Session { exec, stdout, stderr })
+    }
+}
+
+impl Container {
+    /// Why an exec in it did not start.
+    pub(super) fn no_exec(&self, err: ExecError) -> ContainerError {
+        match err {
+            ExecError::NotRunning => self.wrong_state("running"),
             ExecError::Refused { step, message } => ContainerError::Exec {
-                container: container.id.clone(),
+                container: self.id.clone(),
                 message: format!("{step}: {message}"),
             },
             ExecError::Monitor(source) => {
-                ContainerError::Monitor { container: container.id.clone(), source }
+                ContainerError::Monitor { container: self.id.clone(), source }
             }
-        })?;
-        Ok(Session { exec, stdout, stderr })
+        }
     }
 }
 

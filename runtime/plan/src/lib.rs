@@ -21,15 +21,20 @@ pub use process::{Capabilities, Identity, Instruction, Process, Rlimit, Seccomp,
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the plan's encoding and of the monitor's protocol. A daemon talks to monitors of its own version only,
-/// and says so of others: a step of this number needs a drained node, until older versions are decoded too.
-pub const VERSION: u16 = 1;
+/// The version of the plan's encoding and of the monitor's protocol. How versions meet is told in `runtime::protocol`.
+pub const VERSION: u16 = 2;
+
+/// The oldest version that is still spoken. Version 1 was never released.
+pub const OLDEST: u16 = 2;
 
 /// The place of a descriptor among those that travel beside a plan, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fd(pub u16);
 
 /// Everything a monitor needs to know to start one container.
+///
+/// Since [`OLDEST`], a field is only added at the end of this struct, where an older monitor does not see it, and never in
+/// the middle of a struct inside it; [`LaunchPlan::needs`] says what such a monitor must not miss.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchPlan {
     /// The container's root file system: a detached mount.
@@ -56,6 +61,16 @@ pub struct LaunchPlan {
     pub readonly: Vec<String>,
     /// What runs in the container.
     pub process: Process,
+}
+
+impl LaunchPlan {
+    /// The oldest version of a monitor that understands everything this plan asks for. A field that came after
+    /// [`OLDEST`] and changes what a container may do counts here where it is set: an older monitor would start the
+    /// container without it.
+    #[must_use]
+    pub fn needs(&self) -> u16 {
+        OLDEST
+    }
 }
 
 /// A namespace that exists already and is entered.

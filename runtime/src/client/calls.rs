@@ -5,7 +5,7 @@ use super::{Monitor, MonitorError, PATIENCE, StartError};
 use crate::cgroup;
 use crate::id::ContainerId;
 use crate::protocol::{Failure, Report, Request, Response, SOCKET};
-use plan::LaunchPlan;
+use plan::{LaunchPlan, Terminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 use sys::{sealed, seqpacket};
@@ -53,6 +53,7 @@ impl Monitor {
         launch: Launch<'_>,
     ) -> Result<Started, StartError> {
         let Launch { plan, descriptors, cgroup, log, exit_record } = launch;
+        self.require(plan.needs())?;
         let plan = self.seal("plan", plan)?;
         let (labels, directories) = match cgroup {
             Some(cgroup) => {
@@ -107,6 +108,15 @@ impl Monitor {
     /// [`MonitorError::Refused`] where it does not run.
     pub fn reopen_log(&self, container: &ContainerId, log: OwnedFd) -> Result<(), MonitorError> {
         self.call(&Request::ReopenLog { container: container.clone() }, &[log.as_fd()])
+    }
+
+    /// Gives a running container's terminal another size.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Refused`] where it does not run, or has no terminal.
+    pub fn resize(&self, container: &ContainerId, size: Terminal) -> Result<(), MonitorError> {
+        self.call(&Request::Resize { container: container.clone(), size }, &[])
     }
 
     /// Lets the monitor forget a container that has ended; one it does not know is no error.

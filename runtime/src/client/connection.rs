@@ -2,7 +2,7 @@
 
 use super::{Inner, MonitorError, wire};
 use crate::id::PodId;
-use crate::protocol::{self, Request, Response, SOCKET};
+use crate::protocol::{self, Received, Request, Response, SOCKET};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use sys::seqpacket;
@@ -47,6 +47,10 @@ impl Connection {
 
     /// Waits for the next answer.
     pub(crate) fn answer(&self) -> Result<(Response, Vec<OwnedFd>), MonitorError> {
+        self.receive().map(|received| (received.message, received.descriptors))
+    }
+
+    fn receive(&self) -> Result<Received<Response>, MonitorError> {
         let mut buffer = vec![0; protocol::MAX_MESSAGE];
         protocol::receive(&self.socket, &mut buffer).map_err(|err| wire(&self.pod, err))
     }
@@ -68,6 +72,9 @@ impl Connection {
             | Response::ExecEnded { .. }
             | Response::Reports { .. }
             | Response::Exited { .. }
+            | Response::Attached
+            | Response::Detached { .. }
+            | Response::LogFails { .. }
             | Response::Failed(_)) => Err(self.other(answer)),
         }
     }
@@ -82,11 +89,11 @@ impl Inner {
     ) -> Result<Self, MonitorError> {
         let connection = Connection::open(pod, &dir, patience)?;
         connection.ask(&Request::Hello, &[])?;
-        let (answer, mut descriptors) = connection.answer()?;
-        let Response::Hello { pid } = answer else { return Err(connection.other(answer)) };
+        let Received { version, message, mut descriptors } = connection.receive()?;
+        let Response::Hello { pid } = message else { return Err(connection.other(message)) };
         let Some(pidfd) = descriptors.pop() else {
             return Err(MonitorError::Confused { pod: pod.clone() });
         };
-        Ok(Self { pod: pod.clone(), dir, pid, pidfd })
+        Ok(Self { pod: pod.clone(), dir, version, pid, pidfd })
     }
 }

@@ -10,17 +10,29 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// What to run, and the ends of pipes that the process itself gets. They are closed here once they are sent.
+/// What to run, and what it is connected to.
 #[derive(Debug)]
 pub struct ExecRequest<'a> {
     /// What to run, and with what rights.
     pub process: &'a Process,
-    /// Its standard input; without one it reads end of file at once.
-    pub stdin: Option<OwnedFd>,
-    /// Its standard output.
-    pub stdout: OwnedFd,
-    /// Its standard error.
-    pub stderr: OwnedFd,
+    /// What it reads and writes.
+    pub streams: ExecStreams,
+}
+
+/// What the process of an exec reads and writes.
+#[derive(Debug)]
+pub enum ExecStreams {
+    /// The ends of pipes that the process itself gets. They are closed here once they are sent.
+    Pipes {
+        /// Its standard input; without one it reads end of file at once.
+        stdin: Option<OwnedFd>,
+        /// Its standard output.
+        stdout: OwnedFd,
+        /// Its standard error.
+        stderr: OwnedFd,
+    },
+    /// The terminal that the process asks for, of the container's own devpts: see [`Exec::take_terminal`].
+    Terminal,
 }
 
 /// An exec that was started. Dropping it kills what still runs of it, with all that it started.
@@ -29,6 +41,7 @@ pub struct Exec {
     connection: Connection,
     pid: i32,
     code: OnceLock<i32>,
+    terminal: Option<OwnedFd>,
 }
 
 /// Entering a container takes milliseconds, more only on a machine that has far too much to do.
@@ -41,20 +54,25 @@ impl Monitor {
     ///
     /// [`ExecError::NotRunning`] where the container is unknown or does not run.
     pub fn exec(&self, container: &ContainerId, exec: ExecRequest<'_>) -> Result<Exec, ExecError> {
-        let ExecRequest { process, stdin, stdout, stderr } = exec;
+        let ExecRequest { process, streams } = exec;
         let process = self.seal("process", process)?;
-        let request = Request::Exec { container: container.clone(), stdin: stdin.is_some() };
+        let (pipes, input) = match streams {
+            ExecStreams::Pipes { stdin, stdout, stderr } => (Some([stdout, stderr]), stdin),
+            ExecStreams::Terminal => (None, None),
+        };
+        let request = Request::Exec { container: container.clone(), stdin: input.is_some() };
+        let pipes = pipes.iter().flatten().chain(&input);
         let all: Vec<BorrowedFd<'_>> =
-            [&process, &stdout, &stderr].into_iter().chain(&stdin).map(AsFd::as_fd).collect();
+            std::iter::once(&process).chain(pipes).map(AsFd::as_fd).collect();
         let connection = self.open(EXEC_PATIENCE)?;
         connection.ask(&request, &all)?;
-        let answer = connection.answer()?.0;
+        let (answer, mut descriptors) = connection.answer()?;
         let Response::ExecStarted { pid } = answer else {
             return Err(connection.other(answer).into());
         };
         rustix::io::ioctl_fionbio(&connection.socket, true)
             .map_err(|err| super::wire(self.pod(), err.into()))?;
-        Ok(Exec { connection, pid, code: OnceLock::new() })
+        Ok(Exec { connection, pid, code: OnceLock::new(), terminal: descriptors.pop() })
     }
 }
 
@@ -63,6 +81,12 @@ impl Exec {
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// The other side of its terminal, which does not block: what is written there is its input, what it says is read
+    /// there, and it has a size. `None` where it has none, or it was taken.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
     }
 
     /// Becomes readable when the exec has ended, or the monitor has. It does not block.
@@ -89,6 +113,9 @@ impl Exec {
                 | Response::ExecStarted { .. }
                 | Response::Reports { .. }
                 | Response::Exited { .. }
+                | Response::Attached
+                | Response::Detached { .. }
+                | Response::LogFails { .. }
                 | Response::Failed(_) => Err(self.connection.other(answer)),
             },
             // The socket does not block: silence means that there is nothing to say yet.

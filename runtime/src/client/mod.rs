@@ -1,12 +1,14 @@
 //! The daemon's side of a monitor.
 
+mod attach;
 mod calls;
 mod connection;
 mod exec;
 mod spawn;
 
+pub use attach::{AttachRequest, Attachment};
 pub use calls::{Launch, Started};
-pub use exec::{Exec, ExecRequest};
+pub use exec::{Exec, ExecRequest, ExecStreams};
 pub use spawn::{MonitorBinary, Setup};
 
 use crate::id::PodId;
@@ -29,6 +31,8 @@ pub struct Monitor(Arc<Inner>);
 struct Inner {
     pod: PodId,
     dir: OwnedFd,
+    /// Of the protocol, as the monitor speaks it.
+    version: u16,
     pid: i32,
     pidfd: OwnedFd,
 }
@@ -84,6 +88,16 @@ pub enum MonitorError {
         pod: PodId,
         /// Why.
         source: WireError,
+    },
+    /// It is of a time when there was not yet what it is asked for; a new pod has a monitor that knows it.
+    #[error("monitor of pod {pod} speaks version {version}, and this needs version {needs}")]
+    TooOld {
+        /// The pod.
+        pod: PodId,
+        /// What it speaks.
+        version: u16,
+        /// What it would have to.
+        needs: u16,
     },
     /// It answered something else than what was asked.
     #[error("monitor of pod {pod} gave an answer that fits no question")]
@@ -171,6 +185,7 @@ impl From<MonitorError> for ExecError {
             | MonitorError::Gone { .. }
             | MonitorError::Silent { .. }
             | MonitorError::Wire { .. }
+            | MonitorError::TooOld { .. }
             | MonitorError::Confused { .. }
             | MonitorError::Encode { .. } => ExecError::Monitor(err),
         }
@@ -182,6 +197,15 @@ impl Monitor {
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.0.pid
+    }
+
+    /// Refuses what an older monitor would not understand.
+    pub(crate) fn require(&self, needs: u16) -> Result<(), MonitorError> {
+        let version = self.0.version;
+        if version >= needs {
+            return Ok(());
+        }
+        Err(MonitorError::TooOld { pod: self.pod().clone(), version, needs })
     }
 
     pub(crate) fn pod(&self) -> &PodId {

@@ -1,7 +1,7 @@
-//! One container: its first process, its output, its end.
+//! One container: its first process and its end.
 
-use crate::events::Key;
-use crate::log::{Log, Stream};
+use crate::events::{Events, Key};
+use crate::streams::Streams;
 use runtime::cgroup::{Held, OomWatch};
 use runtime::exit::{self, Cause, Exit};
 use runtime::id::ContainerId;
@@ -18,9 +18,7 @@ pub(crate) struct Container {
     pub(crate) id: ContainerId,
     pub(crate) state: State,
     pub(crate) since: SystemTime,
-    pub(crate) output: Option<Output>,
-    pub(crate) errors: Option<Output>,
-    pub(crate) log: Log,
+    pub(crate) streams: Streams,
     pub(crate) record: OwnedFd,
 }
 
@@ -53,9 +51,6 @@ pub(crate) struct Init {
 pub(crate) struct First {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
-    /// Our end of its standard input.
-    #[expect(dead_code, reason = "held open, so that the process waits for somebody to attach")]
-    pub(crate) stdin: Option<OwnedFd>,
     pub(crate) cgroup: Option<Cgroup>,
     /// Processes can outlive it, because it ends no PID namespace of its own.
     pub(crate) shares_pids: bool,
@@ -80,24 +75,6 @@ pub(crate) struct Cgroup {
     /// How often they are still looked at without another reason to.
     pub(crate) tries: u8,
 }
-
-/// The read end of one of its streams.
-#[derive(Debug)]
-pub(crate) struct Output {
-    pub(crate) pipe: OwnedFd,
-    pub(crate) stream: Stream,
-}
-
-/// Whether more can come from a pipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    Some,
-    Empty,
-    Ended,
-}
-
-/// The most that is read from a pipe whose writer has ended: what the largest pipe holds (`/proc/sys/fs/pipe-max-size`).
-const MAX_REST: usize = 1 << 20;
 
 impl Container {
     /// The process while it lives.
@@ -132,28 +109,18 @@ impl Container {
             }
             State::Exited(exit) => Reported::Exited(exit.clone()),
         };
-        Report { container: self.id.clone(), state, lost_log_bytes: self.log.lost() }
-    }
-
-    /// Reads one of its streams once: a container that says a lot waits for the others.
-    pub(crate) fn read(&mut self, errors: bool, buffer: &mut [u8]) {
-        let slot = if errors { &mut self.errors } else { &mut self.output };
-        let Some(output) = slot else { return };
-        if output.read(&mut self.log, buffer).0 == Flow::Ended {
-            self.log.end(&mut output.stream, SystemTime::now());
-            *slot = None;
-        }
+        Report { container: self.id.clone(), state, lost_log_bytes: self.streams.log.lost() }
     }
 
     /// Records how the container ended, and lets go of all that belonged to it. Gives the record.
-    pub(crate) fn end(&mut self, code: i32, buffer: &mut [u8]) -> Exit {
+    pub(crate) fn end(&mut self, code: i32, buffer: &mut [u8], events: &Events) -> Exit {
         if let Some(process) = self.process()
             && process.shares_pids
         {
             // What else runs would go on without anybody who knows of it.
             process.kill().ok();
         }
-        self.finish_log(buffer);
+        self.streams.end(buffer, events);
         let exit = match &self.state {
             State::Alive { init: Some(init), .. } => start_failed(&init.refusal(code)),
             State::Alive { process, init: None } => process.exit(code),
@@ -168,37 +135,6 @@ impl Container {
         exit::write(&self.record, &exit).ok();
         self.state = State::Exited(exit.clone());
         exit
-    }
-
-    /// Reads what is left in the pipes. Nobody can write to them any more but those they were handed to, for whom
-    /// nothing waits.
-    fn finish_log(&mut self, buffer: &mut [u8]) {
-        for slot in [&mut self.output, &mut self.errors] {
-            let Some(mut output) = slot.take() else { continue };
-            let mut rest = 0;
-            while rest < MAX_REST {
-                match output.read(&mut self.log, buffer) {
-                    (Flow::Some, count) => rest += count,
-                    (Flow::Empty | Flow::Ended, _) => break,
-                }
-            }
-            self.log.end(&mut output.stream, SystemTime::now());
-        }
-    }
-}
-
-impl Output {
-    fn read(&mut self, log: &mut Log, buffer: &mut [u8]) -> (Flow, usize) {
-        match rustix::io::read(&self.pipe, &mut *buffer) {
-            Ok(0) => (Flow::Ended, 0),
-            Ok(count) => {
-                log.take(&mut self.stream, &buffer[..count], SystemTime::now());
-                (Flow::Some, count)
-            }
-            Err(Errno::AGAIN | Errno::INTR) => (Flow::Empty, 0),
-            // EIO is how a terminal says that its other side is closed.
-            Err(_) => (Flow::Ended, 0),
-        }
     }
 }
 

@@ -71,9 +71,15 @@ impl Events {
         epoll::create(CreateFlags::CLOEXEC).map(Self)
     }
 
-    /// Tells of `source` from now on. Closing it ends that.
+    /// Tells of `source` from now on. Closing it ends that, unless somebody else holds it too.
     pub(crate) fn add(&self, source: impl AsFd, event: Event) -> Result<(), Errno> {
         epoll::add(&self.0, source, event.encode(), EventFlags::IN)
+    }
+
+    /// Tells of `source` no more.
+    pub(crate) fn remove(&self, source: impl AsFd) {
+        // It may not have been added.
+        epoll::delete(&self.0, source).ok();
     }
 
     /// Waits until something has happened, or for as long as `patience` says; nothing is for ever.

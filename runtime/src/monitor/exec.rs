@@ -9,7 +9,7 @@ use crate::start::{is_child, lives, place};
 use plan::Process;
 use runtime::cgroup::Held;
 use runtime::id::ContainerId;
-use runtime::protocol::{Failure, MAX_PLAN, Refusal, Response};
+use runtime::protocol::{self, Failure, MAX_PLAN, Refusal, Response};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,6 +28,8 @@ pub(crate) struct Exec {
     helper: Option<(Pid, OwnedFd)>,
     /// The process that runs the program, once there is one.
     process: Option<(Pid, OwnedFd)>,
+    /// Our side of its terminal, until the client has it.
+    terminal: Option<OwnedFd>,
     executing: bool,
     /// `execve` has happened.
     runs: bool,
@@ -41,9 +43,16 @@ pub(crate) struct Exec {
 pub(crate) struct Request {
     pub(crate) container: ContainerId,
     process: OwnedFd,
+    /// None where the process has a terminal.
+    pipes: Option<Pipes>,
+}
+
+/// What the process of an exec gets from its client.
+#[derive(Debug)]
+struct Pipes {
+    stdin: Option<OwnedFd>,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    stdin: Option<OwnedFd>,
 }
 
 impl Request {
@@ -53,18 +62,18 @@ impl Request {
         stdin: bool,
         descriptors: Vec<OwnedFd>,
     ) -> Option<Self> {
-        if descriptors.len() != 3 + usize::from(stdin) {
+        let many = descriptors.len();
+        let mut descriptors = descriptors.into_iter();
+        let process = descriptors.next()?;
+        if many == 1 && !stdin {
+            return Some(Self { container, process, pipes: None });
+        }
+        if many != 3 + usize::from(stdin) {
             return None;
         }
-        let mut descriptors = descriptors.into_iter();
-        let (process, stdout) = (descriptors.next()?, descriptors.next()?);
-        Some(Self {
-            container,
-            process,
-            stdout,
-            stderr: descriptors.next()?,
-            stdin: descriptors.next(),
-        })
+        let (stdout, stderr) = (descriptors.next()?, descriptors.next()?);
+        let pipes = Pipes { stdin: descriptors.next(), stdout, stderr };
+        Some(Self { container, process, pipes: Some(pipes) })
     }
 }
 
@@ -76,10 +85,10 @@ impl Monitor {
         }
         let process =
             sys::sealed::read(&request.process, MAX_PLAN).map_err(|_| Failure::Malformed)?;
-        let process: Process = postcard::from_bytes(&process).map_err(|_| Failure::Malformed)?;
-        if process.terminal.is_some() {
-            let object = "an exec gets the descriptors of its client, and no terminal";
-            return Err(Failure::Step(refusal("open terminal", object, 0)));
+        let version = self.version_of(client);
+        let process: Process = protocol::body(&process, version).map_err(|_| Failure::Malformed)?;
+        if process.terminal.is_some() == request.pipes.is_some() {
+            return Err(Failure::Malformed);
         }
         let running = self.containers.iter().find(|(_, it)| it.id == request.container);
         let Some((container, it)) = running else { return Err(Failure::Unknown) };
@@ -109,10 +118,14 @@ impl Monitor {
         let cgroup = cgroup.transpose().step("make", "cgroup")?;
         let (channel, theirs) = init::channel().step("make", "channel")?;
         self.events.add(&channel, Event::Exec(key)).step("watch", "channel")?;
-        let stdio = Stdio {
-            stdin: request.stdin.as_ref().unwrap_or(&self.world.null).as_fd(),
-            stdout: request.stdout.as_fd(),
-            stderr: request.stderr.as_fd(),
+        let null = &self.world.null;
+        let stdio = match &request.pipes {
+            Some(pipes) => Stdio {
+                stdin: pipes.stdin.as_ref().unwrap_or(null).as_fd(),
+                stdout: pipes.stdout.as_fd(),
+                stderr: pipes.stderr.as_fd(),
+            },
+            None => Stdio { stdin: null.as_fd(), stdout: null.as_fd(), stderr: null.as_fd() },
         };
         let enter = Enter {
             world: &self.world,
@@ -135,6 +148,7 @@ impl Monitor {
             channel: Some(channel),
             helper: Some((helper.pid, helper.pidfd)),
             process: None,
+            terminal: None,
             executing: false,
             runs: false,
             code: None,
@@ -156,6 +170,11 @@ impl Monitor {
                 }
                 Ok(Some((Word::Executing, _))) => exec.executing = true,
                 Ok(Some((Word::Failed(refusal), _))) => exec.refusal = Some(refusal),
+                Ok(Some((Word::Terminal, Some(terminal)))) => {
+                    // It blocks where this fails, and then the client is who waits.
+                    rustix::io::ioctl_fionbio(&terminal, true).ok();
+                    exec.terminal = Some(terminal);
+                }
                 Ok(Some((Word::Terminal | Word::Forked { .. } | Word::Reaps, _))) => {}
                 Ok(None) | Err(_) => {
                     exec.channel = None;
@@ -172,8 +191,11 @@ impl Monitor {
         let Some((pid, pidfd)) = &exec.process else { return };
         exec.runs = exec.refusal.is_none() && (exec.executing || lives(pidfd));
         let started = Response::ExecStarted { pid: pid.as_raw_pid() };
+        // Only the client holds it from here on: when it leaves, the terminal is hung up.
+        let terminal = exec.terminal.take();
         if let (Some(client), true) = (exec.client, exec.runs) {
-            self.answer(client, &started);
+            let with: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+            self.answer_with(client, &started, &with);
         }
     }
 

@@ -1,7 +1,8 @@
 //! CRI log files: `<time> <stdout|stderr> <P|F> <content>`, one record a line.
 //!
 //! `F` is a line that ended; `P` is a part of one: it was longer than 16 KiB, or the stream ended within it, as containerd
-//! writes it. A log that cannot be written never stops a container: what is lost is counted.
+//! writes it. A log that cannot be written never stops a container: what is lost is counted, and when the log can be written
+//! again, a record in it says how much is missing there.
 
 use rustix::io::Errno;
 use std::io::Write as _;
@@ -32,6 +33,18 @@ pub(crate) struct Log {
     file: Option<OwnedFd>,
     batch: Vec<u8>,
     lost: u64,
+    gap: Option<Gap>,
+}
+
+/// Records that are missing at the end of the log.
+#[derive(Debug)]
+struct Gap {
+    bytes: u64,
+    why: Errno,
+    /// Whether somebody was told.
+    told: bool,
+    /// How long the record is that says so, where it heads the batch.
+    marked: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -43,7 +56,7 @@ enum Tag {
 impl Log {
     /// Without a file all output is thrown away, and not counted as lost.
     pub(crate) fn new(file: Option<OwnedFd>) -> Self {
-        Self { file, batch: Vec::new(), lost: 0 }
+        Self { file, batch: Vec::new(), lost: 0, gap: None }
     }
 
     /// Writes to another file from the next record on.
@@ -54,6 +67,13 @@ impl Log {
     /// Bytes of records that could not be written.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Why records are being lost, told once until they are not any more.
+    pub(crate) fn take_failure(&mut self) -> Option<Errno> {
+        let gap = self.gap.as_mut().filter(|gap| !gap.told)?;
+        gap.told = true;
+        Some(gap.why)
     }
 
     /// Takes what a stream has said now.
@@ -101,6 +121,9 @@ impl Log {
 
     /// Adds one record: what is pending of the line, and `rest`.
     fn record(&mut self, stream: &mut Stream, rest: &[u8], tag: Tag, time: &Timestamp) {
+        if self.batch.is_empty() {
+            self.mark(stream.name, time);
+        }
         let tag = match tag {
             Tag::Partial => b" P ",
             Tag::Full => b" F ",
@@ -117,25 +140,59 @@ impl Log {
         }
     }
 
+    /// Begins the batch with a record of what is missing before it.
+    fn mark(&mut self, stream: &str, time: &Timestamp) {
+        let Some(gap) = &mut self.gap else { return };
+        let why = std::io::Error::from(gap.why);
+        let Timestamp(time) = time;
+        let bytes = gap.bytes;
+        // Writing to a vector cannot fail.
+        writeln!(
+            self.batch,
+            "{time} {stream} F berth: {bytes} bytes of log are missing here: {why}"
+        )
+        .ok();
+        gap.marked = self.batch.len();
+    }
+
     /// Writes the batch with one call, and takes half a record back: a reader sees whole ones only.
     fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
         }
+        let batch = std::mem::take(&mut self.batch);
         if let Some(file) = &self.file {
-            let written =
-                rustix::io::retry_on_intr(|| rustix::io::write(file, &self.batch)).unwrap_or(0);
-            if written < self.batch.len() {
-                let whole = self.batch[..written]
-                    .iter()
-                    .rposition(|byte| *byte == b'\n')
-                    .map_or(0, |at| at + 1);
+            let result = rustix::io::retry_on_intr(|| rustix::io::write(file, &batch));
+            let written = result.unwrap_or(0);
+            let whole =
+                batch[..written].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            if written > whole {
                 // Fails where the file is no regular one; then the next record begins within this one.
                 take_back(file, (written - whole) as u64).ok();
-                self.lost += (self.batch.len() - whole) as u64;
             }
+            // A write that was cut short is one to a disk that is full.
+            self.note(batch.len(), whole, result.err().unwrap_or(Errno::NOSPC));
         }
+        self.batch = batch;
         self.batch.clear();
+    }
+
+    /// Counts what is missing, once `whole` of a batch's bytes are in the file.
+    fn note(&mut self, length: usize, whole: usize, why: Errno) {
+        let marked = self.gap.as_ref().map_or(0, |gap| gap.marked);
+        if whole >= marked && whole > 0 {
+            // The record that tells of the gap is written, or there was none.
+            self.gap = None;
+        }
+        let missing = (length - whole.max(marked)) as u64;
+        if missing == 0 && whole > 0 {
+            return;
+        }
+        self.lost += missing;
+        let new = Gap { bytes: 0, why, told: false, marked: 0 };
+        let gap = self.gap.get_or_insert(new);
+        gap.bytes += missing;
+        gap.marked = 0;
     }
 }
 

@@ -7,9 +7,10 @@
 //!   world ──▶ monitor ──▶ serve ──▶ start ──clone3──▶ init/ ──execve──▶ program
 //!              loop        requests   └▶ exec
 //!                │                   pids ──clone3──▶ process 1, where containers share a PID namespace
-//!                └──▶ container: output ▶ log, end ▶ exit record ▶ watchers
+//!                └──▶ container: output ▶ log, attached clients; end ▶ exit record ▶ watchers
 //! ```
 
+mod attach;
 mod container;
 mod events;
 mod exec;
@@ -20,6 +21,7 @@ mod pids;
 mod refuse;
 mod serve;
 mod start;
+mod streams;
 mod world;
 
 use refuse::Explain;

@@ -5,6 +5,7 @@ use crate::events::{Event, Events, Key};
 use crate::exec::Exec;
 use crate::pids::Pids;
 use crate::serve::Connection;
+use crate::streams::Voice;
 use crate::world::World;
 use rustix::event::Timespec;
 use rustix::io::Errno;
@@ -35,8 +36,8 @@ pub(crate) struct Monitor {
 const BUFFER: usize = runtime::protocol::MAX_MESSAGE;
 /// Between two looks at cgroups that something was killed in.
 const SWEEP_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-/// A daemon has a few connections at a time, and one for each exec.
-const MAX_CONNECTIONS: usize = 256;
+/// A daemon has a few connections at a time, and one for each exec and each attached client.
+const MAX_CONNECTIONS: usize = 2048;
 
 impl Monitor {
     pub(crate) fn new(world: World, listener: OwnedFd) -> std::io::Result<Self> {
@@ -106,8 +107,8 @@ impl Monitor {
             Event::Connection(key) => self.hear_client(key),
             Event::Start(key) => self.hear_init(key),
             Event::Exec(key) => self.hear_exec(key),
-            Event::Output(key) => self.read(key, false),
-            Event::Errors(key) => self.read(key, true),
+            Event::Output(key) => self.read(key, Voice::Output),
+            Event::Errors(key) => self.read(key, Voice::Errors),
         }
     }
 
@@ -131,9 +132,10 @@ impl Monitor {
         }
     }
 
-    fn read(&mut self, key: Key, errors: bool) {
+    fn read(&mut self, key: Key, voice: Voice) {
         if let Some(container) = self.containers.get_mut(&key) {
-            container.read(errors, &mut self.buffer);
+            container.streams.read(voice, &mut self.buffer, &self.events);
+            self.tell_of_streams(key);
         }
     }
 
@@ -187,8 +189,9 @@ impl Monitor {
             State::Alive { init: None, .. } | State::Exited(_) => None,
         };
         container.sweep();
-        let exit = container.end(code, &mut self.buffer);
+        let exit = container.end(code, &mut self.buffer, &self.events);
         let id = container.id.clone();
+        self.tell_of_streams(key);
         self.tell_watchers(&id, &exit);
         if let Some((client, refusal)) = asked {
             self.refuse_start(client, refusal);

@@ -4,11 +4,11 @@ use crate::container::{Container, State};
 use crate::events::Key;
 use crate::monitor::Monitor;
 use crate::refuse::Explain;
-use crate::{exec, start};
+use crate::{attach, exec, start};
 use runtime::exit::Exit;
 use runtime::id::ContainerId;
 use runtime::protocol::{
-    self, Failure, MAX_DESCRIPTORS, REPORTS_A_MESSAGE, Request, Response, WireError,
+    self, Failure, MAX_DESCRIPTORS, REPORTS_A_MESSAGE, Received, Request, Response, WireError,
 };
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -18,6 +18,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
+    /// Of the protocol, as its client speaks it.
+    version: u16,
     /// Descriptors that came ahead of their request.
     ahead: Vec<OwnedFd>,
     role: Role,
@@ -25,18 +27,20 @@ pub(crate) struct Connection {
 
 /// What a connection is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(crate) enum Role {
     /// One request, or none yet.
     Plain,
     /// An exec, which ends with it.
     Exec(Key),
+    /// To follow this container.
+    Attached(Key),
     /// To be told of every exit.
     Watcher,
 }
 
 impl Connection {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, ahead: Vec::new(), role: Role::Plain }
+        Self { socket, version: plan::VERSION, ahead: Vec::new(), role: Role::Plain }
     }
 }
 
@@ -46,16 +50,17 @@ impl Monitor {
         loop {
             let Some(connection) = self.connections.get_mut(&key) else { return };
             match protocol::receive(&connection.socket, &mut self.buffer) {
-                Ok((Request::Descriptors, descriptors)) => {
+                Ok(Received { message: Request::Descriptors, descriptors, .. }) => {
                     connection.ahead.extend(descriptors);
                     if connection.ahead.len() > MAX_DESCRIPTORS {
                         return self.leave_client(key);
                     }
                 }
-                Ok((request, descriptors)) => {
+                Ok(Received { version, message, descriptors }) => {
+                    connection.version = version;
                     let mut all = std::mem::take(&mut connection.ahead);
                     all.extend(descriptors);
-                    if let Err(failure) = self.request(key, request, all) {
+                    if let Err(failure) = self.request(key, message, all) {
                         self.answer(key, &Response::Failed(failure));
                     }
                 }
@@ -102,6 +107,18 @@ impl Monitor {
                 self.end();
                 Ok(())
             }
+            Request::Attach { container, stdin, stdout, stderr } => {
+                let pipes = attach::Pipes::new(stdout, stderr, with).ok_or(Failure::Malformed)?;
+                self.attach(key, &container, stdin, pipes)
+            }
+            Request::EndInput => {
+                let Some(Role::Attached(container)) = self.role(key) else {
+                    return Err(Failure::Malformed);
+                };
+                self.end_input(container, key);
+                Ok(())
+            }
+            Request::Resize { container, size } => self.resize(key, &container, size),
         }
     }
 
@@ -132,9 +149,7 @@ impl Monitor {
     }
 
     fn kill_exec(&mut self, key: Key) -> Result<(), Failure> {
-        let Some(Role::Exec(exec)) = self.connections.get(&key).map(|it| it.role) else {
-            return Err(Failure::Malformed);
-        };
+        let Some(Role::Exec(exec)) = self.role(key) else { return Err(Failure::Malformed) };
         if let Some(exec) = self.execs.get(&exec) {
             exec.kill();
         }
@@ -151,7 +166,7 @@ impl Monitor {
         let container =
             self.containers.values_mut().find(|it| it.id == *id).ok_or(Failure::Unknown)?;
         container.process().ok_or(Failure::NotRunning)?;
-        container.log.reopen(log);
+        container.streams.log.reopen(log);
         self.answer(key, &Response::Done);
         Ok(())
     }
@@ -198,10 +213,14 @@ impl Monitor {
     }
 
     pub(crate) fn tell_watchers(&mut self, container: &ContainerId, exit: &Exit) {
-        let event = Response::Exited { container: container.clone(), exit: exit.clone() };
+        self.tell(&Response::Exited { container: container.clone(), exit: exit.clone() });
+    }
+
+    /// Tells every watcher.
+    pub(crate) fn tell(&mut self, event: &Response) {
         let watchers = self.connections.iter().filter(|(_, it)| it.role == Role::Watcher);
         for key in watchers.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.answer(key, &event);
+            self.answer(key, event);
         }
     }
 
@@ -209,7 +228,7 @@ impl Monitor {
         self.answer_with(key, response, &[]);
     }
 
-    fn answer_with(&mut self, key: Key, response: &Response, with: &[BorrowedFd<'_>]) {
+    pub(crate) fn answer_with(&mut self, key: Key, response: &Response, with: &[BorrowedFd<'_>]) {
         let Some(connection) = self.connections.get(&key) else { return };
         if protocol::send(&connection.socket, response, with).is_err() {
             self.leave_client(key);
@@ -217,18 +236,29 @@ impl Monitor {
     }
 
     fn leave_client(&mut self, key: Key) {
-        if let Some(Connection { role: Role::Exec(exec), .. }) = self.connections.remove(&key) {
-            self.abandon_exec(exec);
+        match self.connections.remove(&key).map(|connection| connection.role) {
+            Some(Role::Exec(exec)) => self.abandon_exec(exec),
+            Some(Role::Attached(container)) => self.client_left(container, key),
+            Some(Role::Plain | Role::Watcher) | None => {}
         }
     }
 
-    fn set_role(&mut self, key: Key, role: Role) {
+    /// What the client of a connection speaks; one that has just left spoke as we do.
+    pub(crate) fn version_of(&self, key: Key) -> u16 {
+        self.connections.get(&key).map_or(plan::VERSION, |connection| connection.version)
+    }
+
+    fn role(&self, key: Key) -> Option<Role> {
+        self.connections.get(&key).map(|connection| connection.role)
+    }
+
+    pub(crate) fn set_role(&mut self, key: Key, role: Role) {
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.role = role;
         }
     }
 
-    fn named(&self, id: &ContainerId) -> Result<&Container, Failure> {
+    pub(crate) fn named(&self, id: &ContainerId) -> Result<&Container, Failure> {
         self.containers.values().find(|container| container.id == *id).ok_or(Failure::Unknown)
     }
 }

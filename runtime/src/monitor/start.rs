@@ -1,15 +1,16 @@
 //! Starts: from a request to a running program, without ever waiting for it.
 
-use crate::container::{self, Cgroup, Container, First, Init, Output, State};
+use crate::container::{self, Cgroup, Container, First, Init, State};
 use crate::events::{Event, Key};
 use crate::init::{self, Start, Stdio, Word};
-use crate::log::{Log, Stream};
+use crate::log::Log;
 use crate::monitor::Monitor;
 use crate::refuse::{Explain, refusal};
+use crate::streams::{Ends, Streams};
 use plan::{LaunchPlan, PidNamespace};
 use runtime::cgroup::{Descriptors, Held};
 use runtime::id::ContainerId;
-use runtime::protocol::{Failure, MAX_PLAN, Refusal, Response};
+use runtime::protocol::{self, Failure, MAX_PLAN, Refusal, Response};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -32,8 +33,7 @@ pub(crate) struct Request {
 struct Launched {
     process: First,
     channel: OwnedFd,
-    output: Option<OwnedFd>,
-    errors: Option<OwnedFd>,
+    ends: Ends,
 }
 
 impl Request {
@@ -68,28 +68,28 @@ impl Monitor {
             return Err(Failure::Exists);
         }
         let plan = sys::sealed::read(&request.plan, MAX_PLAN).map_err(|_| Failure::Malformed)?;
-        let plan: LaunchPlan = postcard::from_bytes(&plan).map_err(|_| Failure::Malformed)?;
+        let plan: LaunchPlan =
+            protocol::body(&plan, self.version_of(client)).map_err(|_| Failure::Malformed)?;
         let Request { id, record, log, cgroup, descriptors, .. } = request;
         let key = self.next_key();
         let launched = self.launch(key, &plan, cgroup, &descriptors);
         let since = SystemTime::now();
         let log = Log::new(log);
         match launched {
-            Ok(Launched { process, channel, output, errors }) => {
+            Ok(Launched { process, channel, ends }) => {
                 let client = Some(client);
                 let init = Init { channel, client, helper: None, executing: false, refusal: None };
-                let output = output.map(|pipe| Output { pipe, stream: Stream::new("stdout") });
-                let errors = errors.map(|pipe| Output { pipe, stream: Stream::new("stderr") });
                 let state = State::Alive { process, init: Some(init) };
-                let container = Container { id, state, since, output, errors, log, record };
+                let streams = Streams::new(&plan.process, ends, log);
+                let container = Container { id, state, since, streams, record };
                 self.containers.insert(key, container);
                 Ok(())
             }
             Err(refusal) => {
                 let exit = container::start_failed(&refusal);
                 let state = State::Exited(exit.clone());
-                let mut container =
-                    Container { id, state, since, output: None, errors: None, log, record };
+                let streams = Streams::none(log);
+                let mut container = Container { id, state, since, streams, record };
                 let exit = container.record(exit);
                 self.tell_watchers(&container.id.clone(), &exit);
                 self.containers.insert(key, container);
@@ -130,7 +130,6 @@ impl Monitor {
         let process = First {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
-            stdin: pipes.stdin.map(|(_, ours)| ours),
             cgroup,
             shares_pids: plan.pids != PidNamespace::Own,
             oom_score_adj: plan.process.oom_score_adj.unwrap_or(self.world.oom_score_adj),
@@ -140,9 +139,12 @@ impl Monitor {
             place(&cgroup.held, process.pid).step("enter", "cgroup")?;
         }
         init::go(&channel).step("start", "init")?;
-        let (output, errors) =
-            (pipes.stdout.map(|(ours, _)| ours), pipes.stderr.map(|(ours, _)| ours));
-        Ok(Launched { process, channel, output, errors })
+        let ends = Ends {
+            stdin: pipes.stdin.map(|(_, ours)| ours),
+            stdout: pipes.stdout.map(|(ours, _)| ours),
+            stderr: pipes.stderr.map(|(ours, _)| ours),
+        };
+        Ok(Launched { process, channel, ends })
     }
 
     fn register(&self, key: Key, channel: &OwnedFd, pipes: &Pipes) -> Result<(), Errno> {
@@ -186,7 +188,7 @@ impl Monitor {
         if let Some(container) = self.containers.get_mut(&key)
             && ready.is_ok()
         {
-            container.output = Some(Output { pipe: terminal, stream: Stream::new("stdout") });
+            container.streams.set_terminal(terminal);
         }
     }
 
@@ -262,7 +264,7 @@ impl Pipes {
         if plan.process.terminal.is_some() {
             return Ok(Self { stdin: None, stdout: None, stderr: None });
         }
-        let stdin = if plan.process.stdin { Some(pipe_with(PipeFlags::CLOEXEC)?) } else { None };
+        let stdin = if plan.process.stdin { Some(inward()?) } else { None };
         Ok(Self { stdin, stdout: Some(outward()?), stderr: Some(outward()?) })
     }
 
@@ -276,6 +278,13 @@ impl Pipes {
             stderr: theirs(&self.stderr),
         }
     }
+}
+
+/// A pipe whose write end, ours, does not block: clients of the container write to it.
+fn inward() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((theirs, ours))
 }
 
 /// A pipe whose read end, ours, does not block.

@@ -13,7 +13,8 @@ use runtime::cgroup::Cgroup;
 use runtime::exit::{self, Exit};
 use runtime::id::{ContainerId, PodId};
 use runtime::monitor::{
-    Exec, ExecError, ExecRequest, Launch, Monitor, MonitorBinary, Setup, StartError, Started,
+    Exec, ExecError, ExecRequest, ExecStreams, Launch, Monitor, MonitorBinary, Setup, StartError,
+    Started,
 };
 use rustix::mount::MountAttrFlags;
 use std::fs::File;
@@ -157,12 +158,9 @@ impl<'a> Container<'a> {
         let (stdout, their_stdout) = rustix::pipe::pipe().unwrap();
         let (stderr, their_stderr) = rustix::pipe::pipe().unwrap();
         let process = process(args);
-        let request = ExecRequest {
-            process: &process,
-            stdin: None,
-            stdout: their_stdout,
-            stderr: their_stderr,
-        };
+        let streams =
+            ExecStreams::Pipes { stdin: None, stdout: their_stdout, stderr: their_stderr };
+        let request = ExecRequest { process: &process, streams };
         let exec = self.pod.monitor.exec(&self.id, request)?;
         Ok((exec, stdout, stderr))
     }

@@ -96,7 +96,8 @@ fn container_steps(start: &Start<'_>, channel: &Channel) -> Step<()> {
     let root = root::attach(start)?;
     let dev = mounts::make(start, root)?;
     devices::make(start.plan, dev.as_ref())?;
-    let terminal = terminal::open(process, root, dev.as_ref(), channel)?;
+    let terminal = terminal::open(process, root, channel)?;
+    terminal.as_ref().map_or(Ok(()), |terminal| terminal.show(dev.as_ref()))?;
     masks::hide(&start.plan.masked, root)?;
     masks::protect(&start.plan.readonly, root)?;
     root::enter(start.plan, root)?;
@@ -135,7 +136,14 @@ fn exec_steps(enter: &Enter<'_>, channel: &Channel) -> Step<()> {
     session::keep_only(needed, &world.proof)?;
     session::begin_with(world, process, oom_score_adj)?;
     namespaces::enter(container)?;
-    Program { world, process, stdio, terminal: None }.hand_over(channel)
+    let terminal = match process.terminal {
+        None => None,
+        Some(_) => {
+            let root = sys::mount::root().step("open", "/")?;
+            terminal::open(process, root.as_fd(), channel)?
+        }
+    };
+    Program { world, process, stdio, terminal: terminal.as_ref() }.hand_over(channel)
 }
 
 /// What is left to do once a process is where the program is to run.

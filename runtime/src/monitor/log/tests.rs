@@ -105,11 +105,18 @@ fn what_cannot_be_written_is_counted_and_the_rest_goes_on() {
     let mut log = Log::new(Some(full.into()));
     let mut stream = Stream::new("stdout");
     log.take(&mut stream, b"lost\n", now());
+    assert_eq!(log.take_failure(), Some(Errno::NOSPC));
     assert_eq!(log.lost(), "2016-10-06T00:17:09.669794202Z stdout F lost\n".len() as u64);
+    log.take(&mut stream, b"lost\n", now());
+    assert_eq!(log.take_failure(), None, "told once");
     let file = tempfile::tempfile().unwrap();
     log.reopen(file.try_clone().unwrap().into());
     log.take(&mut stream, b"kept\n", now());
-    assert_eq!(records(file), ["stdout F kept"]);
+    log.take(&mut stream, b"too\n", now());
+    let missing =
+        "stdout F berth: 90 bytes of log are missing here: No space left on device (os error 28)";
+    assert_eq!(records(file), [missing, "stdout F kept", "stdout F too"]);
+    assert_eq!(log.lost(), 90);
 }
 
 #[test]
