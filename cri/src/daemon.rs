@@ -1,13 +1,13 @@
 //! The composition root: opens the machine, recovers, serves, ends.
 
-use crate::config::Config;
+use crate::config::{self, Config, Driver};
 use crate::container::Containers;
 use crate::filters::Filters;
 use crate::host::{self, Host, Paths};
 use crate::images::Images;
 use crate::node::Node;
 use crate::recover::Leavings;
-use crate::sandbox::Sandboxes;
+use crate::sandbox::{Sandboxes, slice_path};
 use crate::service::Service;
 use crate::store::{Records, StoreError};
 use cri_api::berth::v1::berth_server::BerthServer;
@@ -148,7 +148,8 @@ async fn until(mut told: watch::Receiver<bool>) {
 /// Opens everything and takes over what an earlier daemon left.
 fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonError> {
     let cgroups = Cgroups::detect()?;
-    let claim = claim(&cgroups, &config.cgroup.parent.parse()?)?;
+    let cgroup_parent = parent(&config.cgroup)?;
+    let claim = claim(&cgroups, &cgroup_parent)?;
     // What can be refused comes before what is made.
     let monitor = MonitorBinary::load(&config.monitor)?;
     let records = Arc::new(Records::open(&paths.database())?);
@@ -172,6 +173,7 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
         paths,
         records: Arc::clone(&records),
         cgroups,
+        cgroup_parent,
         network: Arc::new(network),
         monitor,
         _claim: claim,
@@ -235,6 +237,17 @@ fn lock(dir: &Path) -> Result<OwnedFd, DaemonError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::Running(dir.to_owned())),
         Err(err) => Err(DaemonError::Lock { path, source: err.into() }),
     }
+}
+
+/// The cgroup that pods go into which name no parent of their own.
+fn parent(config: &config::Cgroup) -> Result<CgroupPath, DaemonError> {
+    let parent = match (config.parent.as_str(), config.driver) {
+        ("", Driver::Cgroupfs) => "/berth".parse(),
+        (path, Driver::Cgroupfs) => path.parse(),
+        ("", Driver::Systemd) => slice_path("berth.slice"),
+        (slice, Driver::Systemd) => slice_path(slice),
+    };
+    Ok(parent?)
 }
 
 /// Takes the cgroup parent, which is made here, for this daemon alone. Two daemons with one parent, and so most likely

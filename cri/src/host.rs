@@ -5,7 +5,7 @@ use crate::filters::Filters;
 use crate::store::Records;
 use cri_spec::{Architecture, CgroupFacts, HostDevice, HostFacts};
 use netns::PodNetwork;
-use runtime::cgroup::{Cgroups, Version};
+use runtime::cgroup::{CgroupPath, Cgroups, Version};
 use runtime::id::{ContainerId, PodId};
 use runtime::monitor::MonitorBinary;
 use runtime::watch::Watch;
@@ -23,6 +23,8 @@ pub(crate) struct Host {
     pub(crate) paths: Paths,
     pub(crate) records: Arc<Records>,
     pub(crate) cgroups: Cgroups,
+    /// Where pods go that name no cgroup parent of their own.
+    pub(crate) cgroup_parent: CgroupPath,
     pub(crate) network: Arc<dyn PodNetwork>,
     pub(crate) monitor: MonitorBinary,
     pub(crate) watch: Watch,

@@ -14,7 +14,6 @@ use crate::host::{blocking, to_ns};
 use crate::node::Node;
 use crate::sandbox::{Record, Sandbox};
 use crate::store::StoreError;
-use runtime::cgroup::CgroupPath;
 use runtime::id::PodId;
 use runtime::monitor::{Monitor, MonitorError, Report, Reported};
 use std::collections::BTreeSet;
@@ -228,15 +227,8 @@ impl Node {
             Ok(removed) => removed.iter().for_each(|name| tracing::info!(name, "swept link")),
             Err(err) => tracing::error!(err = chain(&err), "sweep network"),
         }
-        let cgroups = host
-            .config
-            .cgroup
-            .parent
-            .parse()
-            .map_err(|err| chain(&err))
-            .and_then(|parent| host.cgroups.children(&parent).map_err(|err| chain(&err)));
-        let cgroups = cgroups.unwrap_or_else(|err| {
-            tracing::error!(err, "list cgroups");
+        let cgroups = host.cgroups.children(&host.cgroup_parent).unwrap_or_else(|err| {
+            tracing::error!(err = chain(&err), "list cgroups");
             Vec::new()
         });
         Leavings {
@@ -273,9 +265,7 @@ impl Node {
 
     /// Below our own parent only: kubelet sweeps its own.
     fn remove_pod_cgroup(&self, name: &str) -> Result<(), String> {
-        let parent: CgroupPath =
-            self.host.config.cgroup.parent.parse().map_err(|err| chain(&err))?;
-        let path = parent.join(name).map_err(|err| chain(&err))?;
+        let path = self.host.cgroup_parent.join(name).map_err(|err| chain(&err))?;
         self.host.cgroups.remove(&path).map_err(|err| chain(&err))
     }
 

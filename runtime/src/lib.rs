@@ -17,6 +17,7 @@ pub mod cgroup;
 mod client;
 pub mod exit;
 pub mod id;
+pub mod oom_score;
 pub mod protocol;
 pub mod watch;
 

@@ -93,6 +93,8 @@ calls! {
     runtime_service: container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     runtime_service: exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     runtime_service: reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    runtime_service: update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+    runtime_service: update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
     runtime_service: container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
     image_service: list_images(ListImagesRequest) -> ListImagesResponse;
     image_service: image_status(ImageStatusRequest) -> ImageStatusResponse;

@@ -3,12 +3,13 @@
 use crate::confinement::{self, is_privileged, security_context};
 use crate::devices::devices;
 use crate::error::SpecError;
-use crate::input::{CgroupFacts, Input};
+use crate::input::Input;
 use crate::mounts::mounts;
 use crate::namespaces::{namespaces, pids};
 use crate::process::{hostname, process};
 use crate::resources;
 use crate::seccomp;
+use cri_api::runtime::v1::LinuxContainerResources;
 use oci_spec::runtime::{Linux, LinuxResources, Root, Spec};
 use plan::PidNamespace;
 use std::collections::HashMap;
@@ -81,15 +82,7 @@ fn refuse_foreign_privilege(input: &Input<'_>) -> Result<(), SpecError> {
 
 fn resources(input: &Input<'_>) -> Result<LinuxResources, SpecError> {
     let asked = input.container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    let Some(asked) = asked else {
-        return resources::limits(&cri_api::runtime::v1::LinuxContainerResources::default());
-    };
-    let is_v1 = matches!(input.host.cgroup, CgroupFacts::V1 { .. });
-    if let Some(key) = asked.unified.keys().next().filter(|_| is_v1) {
-        let rule = "is a file of cgroup v2, which this host does not use";
-        return Err(SpecError::invalid("linux.resources.unified", key, rule));
-    }
-    resources::limits(asked)
+    resources::limits(asked.unwrap_or(&LinuxContainerResources::default()), &input.host.cgroup)
 }
 
 /// Ours only: who the container is, for people who read specs, and what OCI has no field for.

@@ -30,6 +30,7 @@ mod resources;
 pub mod seccomp;
 mod sysctls;
 mod target;
+mod update;
 
 #[cfg(test)]
 mod golden;
@@ -46,3 +47,4 @@ pub use launch::{Compile, Launch, Open, exec, exec_with, launch, launch_with};
 pub use resources::limits;
 pub use seccomp::localhost_profile;
 pub use sysctls::sysctls;
+pub use update::{Update, update};

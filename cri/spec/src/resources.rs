@@ -1,6 +1,7 @@
 //! Resource limits: CRI's to OCI's.
 
 use crate::error::SpecError;
+use crate::input::CgroupFacts;
 use cri_api::runtime::v1;
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources};
 use std::collections::HashMap;
@@ -16,8 +17,17 @@ const FIELD: &str = "linux.resources";
 ///
 /// # Errors
 ///
-/// [`SpecError::Invalid`] for numbers that no cgroup file takes, and for keys of `unified` that are no file names.
-pub fn limits(resources: &v1::LinuxContainerResources) -> Result<LinuxResources, SpecError> {
+/// [`SpecError::Invalid`] for numbers that no cgroup file takes, for keys of `unified` that are no file names, and for
+/// any of them on a host with cgroup v1, which has no such files.
+pub fn limits(
+    resources: &v1::LinuxContainerResources,
+    cgroup: &CgroupFacts,
+) -> Result<LinuxResources, SpecError> {
+    let is_v1 = matches!(cgroup, CgroupFacts::V1 { .. });
+    if let Some(key) = resources.unified.keys().next().filter(|_| is_v1) {
+        let rule = "is a file of cgroup v2, which this host does not use";
+        return Err(SpecError::invalid(format!("{FIELD}.unified"), key, rule));
+    }
     let mut limits = LinuxResources::default();
     limits
         .set_devices(None)
@@ -32,7 +42,10 @@ pub fn limits(resources: &v1::LinuxContainerResources) -> Result<LinuxResources,
 /// protected from the OOM killer, and a container must not inherit that.
 pub(crate) fn oom_score_adj(container: &v1::ContainerConfig) -> Result<i32, SpecError> {
     let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    let asked = resources.map_or(0, |resources| resources.oom_score_adj);
+    checked_score(resources.map_or(0, |resources| resources.oom_score_adj))
+}
+
+pub(crate) fn checked_score(asked: i64) -> Result<i32, SpecError> {
     match i32::try_from(asked) {
         Ok(adj @ -1000..=1000) => Ok(adj),
         Ok(_) | Err(_) => {
@@ -56,13 +69,17 @@ fn memory(resources: &v1::LinuxContainerResources) -> Result<Option<LinuxMemory>
     let limit = or_unlimited("memory_limit_in_bytes", resources.memory_limit_in_bytes)?;
     let asked = resources.memory_swap_limit_in_bytes;
     let swap = or_unlimited("memory_swap_limit_in_bytes", asked)?.or(limit);
-    if let (Some(limit), Some(swap)) = (limit, swap)
-        && swap != -1
-        && (limit == -1 || swap < limit)
-    {
+    if let Some(swap) = swap.filter(|swap| *swap != -1) {
         // OCI and CRI count memory and swap together.
-        let field = format!("{FIELD}.memory_swap_limit_in_bytes");
-        return Err(SpecError::invalid(field, swap.to_string(), "is less than the memory limit"));
+        let rule = match limit {
+            None => Some("needs a memory limit"),
+            Some(limit) if limit == -1 || swap < limit => Some("is less than the memory limit"),
+            Some(_) => None,
+        };
+        if let Some(rule) = rule {
+            let field = format!("{FIELD}.memory_swap_limit_in_bytes");
+            return Err(SpecError::invalid(field, swap.to_string(), rule));
+        }
     }
     let mut memory = LinuxMemory::default();
     memory.set_limit(limit).set_swap(swap);
@@ -190,6 +207,7 @@ mod tests {
             ("any swap", memory(64, -1), json!({"memory": {"limit": 64, "swap": -1}})),
             ("swap below memory", memory(64, 32), json!("refused")),
             ("swap limit beside unlimited memory", memory(-1, 32), json!("refused")),
+            ("swap limit without a memory limit", memory(0, 32), json!("refused")),
             ("negative memory", memory(-2, 0), json!("refused")),
         ]);
     }
@@ -221,12 +239,20 @@ mod tests {
     /// Compares with OCI's JSON, or "refused".
     fn check(cases: &[(&str, Resources, serde_json::Value)]) {
         for (case, resources, want) in cases {
-            let got = match limits(resources) {
+            let got = match limits(resources, &CgroupFacts::V2) {
                 Ok(limits) => serde_json::to_value(limits).expect("JSON"),
                 Err(_) => json!("refused"),
             };
             assert_eq!(got, *want, "{case}");
         }
+    }
+
+    #[test]
+    fn files_of_cgroup_v2_are_refused_on_v1() {
+        let v1 = CgroupFacts::V1 { hierarchies: Vec::new() };
+        let unified = [("pids.max".into(), "20".into())].into();
+        let error = limits(&Resources { unified, ..Resources::default() }, &v1).expect_err("v1");
+        assert!(error.to_string().contains("cgroup v2"), "{error}");
     }
 
     #[test]

@@ -39,7 +39,28 @@ pub(crate) struct Log {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Cgroup {
+    pub(crate) driver: Driver,
     pub(crate) parent: String,
+}
+
+/// Who makes the cgroups of pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Driver {
+    /// We do, in the file systems of the hierarchies.
+    #[default]
+    Cgroupfs,
+    /// systemd does, which delegates them to us.
+    Systemd,
+}
+
+impl Driver {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Driver::Cgroupfs => "cgroupfs",
+            Driver::Systemd => "systemd",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -90,7 +111,7 @@ impl Default for Log {
 
 impl Default for Cgroup {
     fn default() -> Self {
-        Self { parent: "/berth".into() }
+        Self { driver: Driver::Cgroupfs, parent: String::new() }
     }
 }
 

@@ -144,7 +144,7 @@ impl Containers {
             image: (*image).clone(),
             cgroup,
             log,
-            spec,
+            spec: Arc::new(spec),
             state: State::Created,
         };
         Ok(Ready { record: Record { id, detail, config }, lowers: lowers()?, _hold: hold })

@@ -91,7 +91,7 @@ impl Containers {
     }
 
     fn begin(&self, container: &Container, command: &[String]) -> Result<Session, ContainerError> {
-        let mut process = self.host.filters.exec(container.spec(), command)?;
+        let mut process = self.host.filters.exec(&container.spec(), command)?;
         let monitor = self.monitor_of(container).ok_or_else(|| container.wrong_state("running"))?;
         self.limit_open_files(&mut process);
         let pipe = || {

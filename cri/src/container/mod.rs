@@ -13,6 +13,7 @@ mod create;
 pub(crate) mod events;
 mod exec;
 mod identity;
+pub(crate) mod limits;
 mod remove;
 mod rootfs;
 mod signal;
@@ -20,6 +21,7 @@ mod start;
 mod state;
 pub(crate) mod status;
 mod stop;
+mod update;
 
 use crate::flight::Flights;
 use crate::host::Host;
@@ -43,6 +45,8 @@ use tokio::time::Instant;
 pub(crate) use exec::ExecSync;
 pub(crate) use identity::IdentityError;
 pub(crate) use remove::remove_tree;
+use update::Allowance;
+
 pub(crate) use state::{Event, Exited, Reason, State};
 
 /// What of a container is recorded.
@@ -66,7 +70,8 @@ pub(crate) struct Detail {
     pub(crate) stop_signal: String,
     /// The log file, below the pod's log directory.
     pub(crate) log: Option<String>,
-    pub(crate) spec: Spec,
+    #[serde(with = "update::shared")]
+    pub(crate) spec: Arc<Spec>,
     pub(crate) state: State,
 }
 
@@ -75,8 +80,9 @@ pub(crate) struct Detail {
 pub(crate) struct Container {
     pub(crate) id: ContainerId,
     pub(crate) config: ContainerConfig,
-    /// Everything but the state, which is below.
+    /// Everything but the state and what updates change, which are below.
     made: Detail,
+    allowance: Mutex<Allowance>,
     state: watch::Sender<State>,
     /// When everything in the container is killed, once a stop has been asked for.
     kill_at: watch::Sender<Option<Instant>>,
@@ -116,6 +122,8 @@ pub(crate) enum ContainerError {
     Sandbox(#[from] SandboxError),
     #[error("container config: {0}")]
     Invalid(String),
+    #[error("limits of container")]
+    Limits(#[from] limits::BadSpecLimit),
     #[error("container config")]
     Spec(#[from] cri_spec::SpecError),
     #[error("container config: seccomp profile {}", path.display())]
@@ -168,7 +176,9 @@ pub(crate) enum ContainerError {
 impl Container {
     pub(crate) fn new(record: Record) -> Self {
         let state = watch::Sender::new(record.detail.state.clone());
+        let allowance = Mutex::new(Allowance::of(&record));
         Self {
+            allowance,
             id: record.id,
             config: record.config,
             made: record.detail,
@@ -191,8 +201,9 @@ impl Container {
         &self.made.cgroup
     }
 
-    pub(crate) fn spec(&self) -> &Spec {
-        &self.made.spec
+    /// The spec with all updates in it.
+    pub(crate) fn spec(&self) -> Arc<Spec> {
+        self.allowance().spec
     }
 
     pub(crate) fn state(&self) -> State {
@@ -257,8 +268,7 @@ impl Containers {
         if *removed {
             return Ok(());
         }
-        let detail = Detail { state: container.state(), ..container.made.clone() };
-        let record = Record { id: container.id.clone(), config: container.config.clone(), detail };
+        let record = container.record();
         self.host
             .records
             .put_container(&record)

@@ -1,12 +1,13 @@
 //! StartContainer: everything that the launch plan refers to is opened, and one request to the monitor does the rest.
 
+use super::limits::limits;
 use super::{Container, ContainerError, Containers, Event, Exited, Reason, State, rootfs, state};
 use crate::chain::chain;
 use crate::host::{blocking, now_ns, to_ns};
 use crate::sandbox::{Sandbox, log_directory};
 use cri_spec::Open;
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxHugepageLimit, LinuxResources};
-use runtime::cgroup::{Cgroup, CgroupPath, Descriptors, DeviceRule, Limits};
+use oci_spec::runtime::Spec;
+use runtime::cgroup::{Cgroup, CgroupPath, Descriptors, Limits};
 use runtime::exit;
 use runtime::monitor::{Launch, StartError, Started};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -17,8 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Everything that a start takes, open.
-struct Ready {
-    plan: plan::LaunchPlan,
+pub(super) struct Ready {
+    /// What it was made of: an update may have come since.
+    pub(super) spec: Arc<Spec>,
+    pub(super) plan: plan::LaunchPlan,
     descriptors: Vec<OwnedFd>,
     cgroup: Descriptors,
     log: Option<OwnedFd>,
@@ -41,7 +44,9 @@ impl Containers {
         let guard = Arc::clone(&sandbox.lock).lock_owned().await;
         let this = Arc::clone(self);
         blocking(move || {
-            let started = prepared.and_then(|ready| this.launch(&sandbox, &container, ready));
+            let started = prepared
+                .and_then(|ready| this.catch_up(&container, ready))
+                .and_then(|ready| this.launch(&sandbox, &container, ready));
             let result = this.note(&container, started);
             drop(guard);
             result
@@ -89,8 +94,9 @@ impl Containers {
         container: &Container,
     ) -> Result<Ready, ContainerError> {
         let id = &container.id;
-        let mut launch = self.host.filters.launch(container.spec(), &self.host.facts)?;
-        let cgroup = self.cgroup_of(container)?;
+        let spec = container.spec();
+        let mut launch = self.host.filters.launch(&spec, &self.host.facts)?;
+        let cgroup = self.cgroup_of(container, &spec)?;
         let failed = |source| ContainerError::Cgroup { container: id.clone(), source };
         let held = cgroup.descriptors().map_err(failed)?;
         let descriptors = launch
@@ -106,7 +112,7 @@ impl Containers {
             path,
             source,
         })?;
-        Ok(Ready { plan: launch.plan, descriptors, cgroup: held, log, exit_record })
+        Ok(Ready { spec, plan: launch.plan, descriptors, cgroup: held, log, exit_record })
     }
 
     /// Containers get the limit of open files that the daemon was given, not the one that it gave itself.
@@ -129,7 +135,7 @@ impl Containers {
         }
         let monitor =
             sandbox.monitor().ok_or_else(|| ContainerError::PodNotReady(sandbox.id.clone()))?;
-        let Ready { plan, descriptors, cgroup, log, exit_record } = ready;
+        let Ready { plan, descriptors, cgroup, log, exit_record, .. } = ready;
         let request = Launch { plan: &plan, descriptors, cgroup: Some(cgroup), log, exit_record };
         monitor.start(id, request).map_err(|err| match err {
             StartError::Refused { step, message } => ContainerError::Start {
@@ -142,11 +148,14 @@ impl Containers {
         })
     }
 
-    fn cgroup_of(&self, container: &Container) -> Result<Cgroup, ContainerError> {
+    pub(super) fn cgroup_of(
+        &self,
+        container: &Container,
+        spec: &Spec,
+    ) -> Result<Cgroup, ContainerError> {
         let failed = |source| ContainerError::Cgroup { container: container.id.clone(), source };
         let path = self.cgroup_path(container)?;
-        let resources =
-            container.spec().linux().as_ref().and_then(|linux| linux.resources().clone());
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         let limits = match resources {
             Some(resources) => limits(&resources)?,
             None => Limits::default(),
@@ -205,61 +214,4 @@ impl Containers {
 
 fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-/// The limits of the spec in the cgroups' own terms. The spec is ours, made of a checked request.
-fn limits(resources: &LinuxResources) -> Result<Limits, ContainerError> {
-    let cpu = resources.cpu().as_ref();
-    let memory = resources.memory().as_ref();
-    let devices = resources.devices().as_deref().map(device_rules).transpose()?;
-    let hugepages = resources.hugepage_limits().clone().unwrap_or_default();
-    let unified = resources.unified().clone().unwrap_or_default();
-    Ok(Limits {
-        cpu_shares: cpu.and_then(|cpu| cpu.shares()),
-        cpu_quota_us: cpu.and_then(|cpu| cpu.quota()),
-        cpu_period_us: cpu.and_then(|cpu| cpu.period()),
-        memory_bytes: memory.and_then(|memory| memory.limit()),
-        memory_swap_bytes: memory.and_then(|memory| memory.swap()),
-        pids: resources.pids().as_ref().map(|pids| pids.limit()),
-        cpuset_cpus: cpu.and_then(|cpu| cpu.cpus().clone()),
-        cpuset_mems: cpu.and_then(|cpu| cpu.mems().clone()),
-        hugepages: hugepages.iter().map(huge_pages).collect::<Result<_, _>>()?,
-        unified: unified.into_iter().collect(),
-        devices,
-    })
-}
-
-fn huge_pages(limit: &LinuxHugepageLimit) -> Result<(String, u64), ContainerError> {
-    let bytes = u64::try_from(limit.limit()).map_err(|_| {
-        ContainerError::Invalid(format!("hugepage limit of {}: below zero", limit.page_size()))
-    })?;
-    Ok((limit.page_size().clone(), bytes))
-}
-
-fn device_rules(rules: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>, ContainerError> {
-    rules.iter().map(device_rule).collect()
-}
-
-fn device_rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule, ContainerError> {
-    use oci_spec::runtime::LinuxDeviceType as Oci;
-    use runtime::cgroup::{BadDeviceRule, DeviceAccess, DeviceKind};
-    // A negative number is OCI's way of writing "any".
-    let number = |number: Option<i64>| number.and_then(|number| u32::try_from(number).ok());
-    let access = match rule.access().as_deref() {
-        None | Some("") => DeviceAccess::ALL,
-        Some(letters) => letters
-            .parse()
-            .map_err(|err: BadDeviceRule| ContainerError::Invalid(format!("device rule: {err}")))?,
-    };
-    Ok(DeviceRule {
-        allow: rule.allow(),
-        kind: match rule.typ().unwrap_or_default() {
-            Oci::B => DeviceKind::Block,
-            Oci::C | Oci::U | Oci::P => DeviceKind::Char,
-            Oci::A => DeviceKind::All,
-        },
-        major: number(rule.major()),
-        minor: number(rule.minor()),
-        access,
-    })
 }

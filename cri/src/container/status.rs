@@ -85,7 +85,7 @@ impl Container {
     }
 
     fn resources(&self) -> Option<ContainerResources> {
-        let linux = self.config.linux.as_ref()?.resources.clone()?;
+        let linux = self.allowance().resources?;
         Some(ContainerResources { linux: Some(linux), windows: None })
     }
 

@@ -8,8 +8,10 @@
 //! On the way up each step pushes its undo; on the way down each step may be repeated, and what fails is left for the
 //! next stop.
 
+mod cgroup;
 pub(crate) mod files;
 pub(crate) mod log_directory;
+mod resources;
 mod run;
 pub(crate) mod status;
 mod stop;
@@ -28,7 +30,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use cgroup::slice_path;
 pub(crate) use log_directory::LogPathError;
+use resources::Allowance;
 pub(crate) use run::Key;
 
 /// Whether containers can be started in a pod.
@@ -79,6 +83,7 @@ pub(crate) struct Sandbox {
     pub(crate) config: PodSandboxConfig,
     detail: Mutex<Detail>,
     monitor: Mutex<Option<Monitor>>,
+    allowance: Mutex<Allowance>,
     /// Held by whatever changes the pod or makes, starts or removes a container in it. Reads never take it.
     pub(crate) lock: Arc<tokio::sync::Mutex<()>>,
 }
@@ -147,6 +152,7 @@ impl Sandbox {
     pub(crate) fn new(record: Record, monitor: Option<Monitor>) -> Self {
         Self {
             id: record.id,
+            allowance: Mutex::new(Allowance::of(&record.config)),
             config: record.config,
             detail: Mutex::new(record.detail),
             monitor: Mutex::new(monitor),
@@ -179,8 +185,8 @@ impl Sandbox {
     fn change(&self, host: &Host, change: impl FnOnce(&mut Detail)) -> Result<(), SandboxError> {
         let mut detail = self.detail();
         change(&mut detail);
-        let record =
-            Record { id: self.id.clone(), config: self.config.clone(), detail: detail.clone() };
+        let config = self.config_now();
+        let record = Record { id: self.id.clone(), config, detail: detail.clone() };
         host.records
             .put_pod(&record)
             .map_err(|source| SandboxError::Record { pod: self.id.clone(), source })?;

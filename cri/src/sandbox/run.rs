@@ -1,5 +1,6 @@
 //! RunPodSandbox.
 
+use super::cgroup::Place;
 use super::{
     Detail, Record, Sandbox, SandboxError, Sandboxes, SetupError, State, files, is_host,
     log_directory, namespace_options,
@@ -48,8 +49,7 @@ struct Wish {
     network: Option<Checked>,
     sysctls: Vec<(String, String)>,
     hostname: String,
-    cgroup: runtime::cgroup::CgroupPath,
-    owns_cgroup: bool,
+    cgroup: Place,
 }
 
 impl Sandboxes {
@@ -131,7 +131,7 @@ impl Sandboxes {
         if !is_host(options.ipc) {
             kinds.push(Kind::Ipc);
         }
-        let (cgroup, owns_cgroup) = self.pod_cgroup(id, &config)?;
+        let cgroup = Place::of(&self.host, id, &config)?;
         let hostname = hostname(&config)?;
         Ok(Wish {
             config,
@@ -141,25 +141,7 @@ impl Sandboxes {
             sysctls,
             hostname,
             cgroup,
-            owns_cgroup,
         })
-    }
-
-    fn pod_cgroup(
-        &self,
-        id: &PodId,
-        config: &PodSandboxConfig,
-    ) -> Result<(runtime::cgroup::CgroupPath, bool), SandboxError> {
-        let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
-        let own = parent.is_empty();
-        let path = if own {
-            format!("{}/{id}", self.host.config.cgroup.parent.trim_end_matches('/'))
-        } else if parent.ends_with(".slice") && !parent.contains('/') {
-            slice_path(parent)
-        } else {
-            parent.to_owned()
-        };
-        Ok((path.parse().map_err(SandboxError::CgroupParent)?, own))
     }
 
     fn build(self: &Arc<Self>, id: PodId, wish: Wish) -> Result<PodId, SandboxError> {
@@ -184,13 +166,7 @@ impl Sandboxes {
         let address = network.as_ref().and_then(|attached| attached.addresses.first());
         files::write(&host.paths.pod_files(&id), &wish.config, &wish.hostname, address.copied())?;
 
-        // The containers' cgroups go below this one. Kubelet's own is there already and is not ours to remove.
-        if wish.owns_cgroup {
-            let failed = |source| SandboxError::Cgroup { pod: id.clone(), source };
-            host.cgroups.create(&wish.cgroup, &Default::default()).map_err(failed)?;
-            let (host, cgroup) = (Arc::clone(host), wish.cgroup.clone());
-            undo.push("remove cgroup of pod", move || host.cgroups.remove(&cgroup));
-        }
+        wish.cgroup.make(host, &id, &mut undo)?;
 
         let record = Record {
             id: id.clone(),
@@ -201,8 +177,8 @@ impl Sandboxes {
                 created_at: now_ns(),
                 handler: wish.handler,
                 network,
-                cgroup: wish.cgroup.to_string(),
-                owns_cgroup: wish.owns_cgroup,
+                cgroup: wish.cgroup.path.to_string(),
+                owns_cgroup: wish.cgroup.is_ours,
             },
         };
         let failed = |source| SandboxError::Record { pod: id.clone(), source };
@@ -343,18 +319,6 @@ fn hostname(config: &PodSandboxConfig) -> Result<String, SandboxError> {
     }
 }
 
-/// The directory of a systemd slice: each dash is one level (`systemd.slice(5)`).
-fn slice_path(slice: &str) -> String {
-    let stem = slice.trim_end_matches(".slice");
-    let mut path = String::new();
-    for (at, _) in stem.match_indices('-').chain([(stem.len(), "")]) {
-        path.push('/');
-        path.push_str(&stem[..at]);
-        path.push_str(".slice");
-    }
-    path
-}
-
 pub(super) fn make_directory(path: &Path) -> Result<(), SandboxError> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
@@ -377,17 +341,6 @@ fn invalid(what: &str) -> SandboxError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slice_becomes_a_path_of_slices() {
-        let cases = [
-            ("one level", "kubepods.slice", "/kubepods.slice"),
-            ("two levels", "kubepods-pod1_2.slice", "/kubepods.slice/kubepods-pod1_2.slice"),
-        ];
-        for (name, slice, want) in cases {
-            assert_eq!(slice_path(slice), want, "{name}");
-        }
-    }
 
     #[test]
     fn host_names_that_are_none_are_refused() {

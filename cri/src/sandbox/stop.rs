@@ -1,8 +1,8 @@
 //! StopPodSandbox and RemovePodSandbox, the pod's own part. The node kills and removes the containers first.
 
+use super::cgroup;
 use super::run::remove_directory;
 use super::{Sandbox, SandboxError, Sandboxes, State};
-use crate::host::Host;
 use sys::pin;
 
 impl Sandboxes {
@@ -29,7 +29,7 @@ impl Sandboxes {
             pin::remove(&host.paths.pod_run(&sandbox.id))
                 .map_err(|source| SandboxError::Unpin { pod: pod(), source }),
         );
-        step(remove_cgroup(host, sandbox));
+        step(cgroup::remove(host, sandbox));
         if sandbox.is_ready() {
             step(sandbox.change(host, |detail| detail.state = State::NotReady));
         }
@@ -72,15 +72,4 @@ fn end_monitor(sandbox: &Sandbox) -> Result<(), SandboxError> {
         .map_err(|source| SandboxError::Monitor { pod: sandbox.id.clone(), source })?;
     sandbox.set_monitor(None);
     Ok(())
-}
-
-fn remove_cgroup(host: &Host, sandbox: &Sandbox) -> Result<(), SandboxError> {
-    let detail = sandbox.detail();
-    if !detail.owns_cgroup {
-        return Ok(());
-    }
-    let path = detail.cgroup.parse().map_err(SandboxError::CgroupParent)?;
-    host.cgroups
-        .remove(&path)
-        .map_err(|source| SandboxError::Cgroup { pod: sandbox.id.clone(), source })
 }

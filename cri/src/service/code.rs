@@ -9,6 +9,8 @@ use crate::store::StoreError;
 use cri_spec::SpecError;
 use image::PullFault;
 use netns::NetworkError;
+use runtime::cgroup::CgroupError;
+use rustix::io::Errno;
 use std::io::ErrorKind;
 use sys::pin::PinError;
 use tonic::{Code, Status};
@@ -73,8 +75,8 @@ fn sandbox(err: &SandboxError) -> Code {
         | SandboxError::Namespaces { .. }
         | SandboxError::OpenNamespaces { .. }
         | SandboxError::Unpin { .. }
-        | SandboxError::Monitor { .. }
-        | SandboxError::Cgroup { .. } => Code::Internal,
+        | SandboxError::Monitor { .. } => Code::Internal,
+        SandboxError::Cgroup { source, .. } => cgroup(source),
     }
 }
 
@@ -85,6 +87,7 @@ fn container(err: &ContainerError) -> Code {
         ContainerError::Ambiguous(_)
         | ContainerError::AmbiguousImage(_)
         | ContainerError::Invalid(_)
+        | ContainerError::Limits(_)
         | ContainerError::Profile { .. }
         | ContainerError::LogPath(_)
         | ContainerError::Log { .. } => Code::InvalidArgument,
@@ -99,7 +102,6 @@ fn container(err: &ContainerError) -> Code {
         | ContainerError::Layers { .. }
         | ContainerError::Files { .. }
         | ContainerError::Root { .. }
-        | ContainerError::Cgroup { .. }
         | ContainerError::CgroupPath { .. }
         | ContainerError::Start { .. }
         | ContainerError::Monitor { .. }
@@ -107,6 +109,34 @@ fn container(err: &ContainerError) -> Code {
         | ContainerError::ExecIo { .. }
         | ContainerError::StillRunning { .. } => Code::Internal,
         ContainerError::Record { source, .. } => record(source),
+        ContainerError::Cgroup { source, .. } => cgroup(source),
+    }
+}
+
+fn cgroup(err: &CgroupError) -> Code {
+    match err {
+        CgroupError::Limits(_) => Code::InvalidArgument,
+        CgroupError::MemoryInUse { .. } | CgroupError::MissingController { .. } => {
+            Code::FailedPrecondition
+        }
+        // The kernel does not take the value: no such processor, more than the parent has.
+        CgroupError::Write { source, .. } => {
+            match source.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::INVAL | Errno::RANGE | Errno::ACCESS | Errno::PERM) => {
+                    Code::InvalidArgument
+                }
+                // v1 could not reclaim enough.
+                Some(Errno::BUSY) => Code::FailedPrecondition,
+                Some(_) | None => Code::Internal,
+            }
+        }
+        CgroupError::ReadMounts { .. }
+        | CgroupError::NotMounted
+        | CgroupError::Directory { .. }
+        | CgroupError::Read { .. }
+        | CgroupError::OomScore { .. }
+        | CgroupError::Devices { .. }
+        | CgroupError::Left { .. } => Code::Internal,
     }
 }
 

@@ -1,14 +1,15 @@
 //! What the services say of the node itself, and the details that `verbose` asks for.
 
-use crate::config::Config;
+use crate::config::Driver;
 use crate::container::Container;
+use crate::host::Host;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
 use cri_api::runtime::v1::{
     CgroupDriver, FilesystemIdentifier, FilesystemUsage, ImageFsInfoResponse,
-    LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse, RuntimeFeatures,
-    RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse, UInt64Value,
-    VersionResponse,
+    LinuxContainerResources, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse,
+    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
+    UInt64Value, VersionResponse,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -22,8 +23,12 @@ pub(super) fn version() -> VersionResponse {
     }
 }
 
-pub(super) fn runtime_config() -> RuntimeConfigResponse {
-    let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs as i32 };
+pub(super) fn runtime_config(node: &Node) -> RuntimeConfigResponse {
+    let driver = match node.host.config.cgroup.driver {
+        Driver::Cgroupfs => CgroupDriver::Cgroupfs,
+        Driver::Systemd => CgroupDriver::Systemd,
+    };
+    let linux = LinuxRuntimeConfiguration { cgroup_driver: driver as i32 };
     RuntimeConfigResponse { linux: Some(linux) }
 }
 
@@ -35,7 +40,7 @@ pub(super) fn status(node: &Node, verbose: bool) -> StatusResponse {
     let conditions = vec![condition("RuntimeReady", "", String::new()), network];
     let mut info = BTreeMap::new();
     if verbose {
-        info.insert("config".into(), config(&node.host.config).to_string());
+        info.insert("config".into(), config(&node.host).to_string());
     }
     StatusResponse {
         status: Some(RuntimeStatus { conditions }),
@@ -64,12 +69,14 @@ fn condition(kind: &str, reason: &str, message: String) -> RuntimeCondition {
     }
 }
 
-fn config(config: &Config) -> Value {
+fn config(host: &Host) -> Value {
+    let config = &host.config;
     json!({
         "root": config.root,
         "stateDir": config.state,
         "socket": config.socket,
-        "cgroupParent": config.cgroup.parent,
+        "cgroupParent": host.cgroup_parent.as_str(),
+        "cgroupDriver": config.cgroup.driver.as_str(),
         "bridge": config.network.bridge,
         "subnet": config.network.subnet,
     })
@@ -90,14 +97,25 @@ pub(super) fn image_fs_info(node: &Node) -> ImageFsInfoResponse {
 }
 
 pub(super) fn pod_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
-    let detail = sandbox.detail();
+    let (detail, allowance) = (sandbox.detail(), sandbox.allowance());
     let info = json!({
         "pid": sandbox.monitor().map_or(0, |monitor| monitor.pid()),
         "cgroup": detail.cgroup,
         "network": detail.network,
         "boot": detail.boot,
+        "overhead": allowance.overhead.as_ref().map(limits),
+        "resources": allowance.resources.as_ref().map(limits),
     });
     BTreeMap::from([("info".into(), info.to_string())])
+}
+
+fn limits(of: &LinuxContainerResources) -> Value {
+    json!({
+        "cpuPeriod": of.cpu_period,
+        "cpuQuota": of.cpu_quota,
+        "cpuShares": of.cpu_shares,
+        "memoryLimitInBytes": of.memory_limit_in_bytes,
+    })
 }
 
 pub(super) fn container_info(container: &Container) -> BTreeMap<String, String> {
@@ -105,7 +123,7 @@ pub(super) fn container_info(container: &Container) -> BTreeMap<String, String> 
         "sandboxID": container.pod().as_str(),
         "pid": container.pid().unwrap_or(0),
         "cgroup": container.cgroup(),
-        "runtimeSpec": container.spec(),
+        "runtimeSpec": &*container.spec(),
     });
     BTreeMap::from([("info".into(), info.to_string())])
 }

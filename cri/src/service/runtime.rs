@@ -26,7 +26,7 @@ impl RuntimeService for Service {
         &self,
         _: Request<RuntimeConfigRequest>,
     ) -> Answer<RuntimeConfigResponse> {
-        Ok(Response::new(node::runtime_config()))
+        Ok(Response::new(node::runtime_config(&self.node)))
     }
 
     async fn run_pod_sandbox(
@@ -54,6 +54,16 @@ impl RuntimeService for Service {
         let (node, id) = (Arc::clone(&self.node), request.into_inner().pod_sandbox_id);
         to_the_end(async move { node.remove_pod(&id).await }).await?;
         Ok(Response::new(RemovePodSandboxResponse {}))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        let sandboxes = Arc::clone(&self.node.sandboxes);
+        let request = request.into_inner();
+        to_the_end(async move { sandboxes.update(request).await }).await?;
+        Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 
     async fn pod_sandbox_status(
@@ -154,6 +164,16 @@ impl RuntimeService for Service {
         let info =
             if request.verbose { node::container_info(&container) } else { Default::default() };
         Ok(Response::new(ContainerStatusResponse { status: Some(container.status(&logs)), info }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let containers = Arc::clone(&self.node.containers);
+        let request = request.into_inner();
+        to_the_end(async move { containers.update(request).await }).await?;
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 
     async fn reopen_container_log(

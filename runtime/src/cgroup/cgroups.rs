@@ -106,7 +106,8 @@ impl Cgroups {
             places.push(hierarchy.place(path, directory));
         }
         let cgroup = Cgroup::new(path.clone(), places);
-        cgroup.limit(limits, age, denied)?;
+        // Of a new cgroup there is nothing to go back to, and one that was taken over stays limited.
+        drop(cgroup.limit(limits, age, denied)?);
         undo.commit();
         Ok(cgroup)
     }

@@ -81,6 +81,17 @@ pub enum CgroupError {
         used_bytes: u64,
     },
 
+    /// The OOM score of its processes could not be set.
+    #[error("set oom_score_adj {score} in cgroup {path}")]
+    OomScore {
+        /// The cgroup.
+        path: CgroupPath,
+        /// What was asked for.
+        score: i32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
     /// The limits contradict each other.
     #[error(transparent)]
     Limits(#[from] BadLimits),

@@ -29,6 +29,10 @@ pub(super) struct Place {
     pub(super) directory: Directory,
 }
 
+/// What [`Cgroup::apply`] has replaced, for [`Cgroup::restore`].
+#[derive(Debug, Default)]
+pub struct Before(Vec<Setting>);
+
 /// Whether a cgroup may have processes and limits already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Age {
@@ -53,7 +57,7 @@ impl Cgroup {
         self.places.iter().map(|place| place.path.clone()).collect()
     }
 
-    /// Puts `limits` in force; what they leave out stays as it is.
+    /// Puts `limits` in force; what they leave out stays as it is. Gives what was in force before.
     ///
     /// If the kernel refuses one, those already written get their old values back, but for devices.
     ///
@@ -62,9 +66,14 @@ impl Cgroup {
     /// [`CgroupError::Limits`] and [`CgroupError::MemoryInUse`] before anything is changed;
     /// [`CgroupError::MissingController`], [`CgroupError::Write`] or [`CgroupError::Devices`] for a limit that the kernel
     /// does not have or refuses.
-    pub fn apply(&self, limits: &Limits) -> Result<(), CgroupError> {
+    pub fn apply(&self, limits: &Limits) -> Result<Before, CgroupError> {
         limits.check()?;
         self.limit(limits, Age::Existing, Vec::new())
+    }
+
+    /// Goes back to what was in force before an [`apply`](Self::apply), as far as the kernel lets it; devices stay.
+    pub fn restore(&self, before: Before) {
+        self.write_back(before.0);
     }
 
     /// Descriptors of its directories, for the monitor.
@@ -88,7 +97,7 @@ impl Cgroup {
     ///
     /// [`CgroupError::Directory`], `TimedOut` where the processes could not be held still meanwhile.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        let tracking = end::tracking(self.places.iter().map(|place| &place.label));
+        let tracking = end::tracking(self.labels());
         match tracking.map(|tracking| &self.places[tracking]) {
             Some(place) => end::kill(&place.directory, Brake::of(&place.label))
                 .map_err(at("kill", &place.path)),
@@ -101,7 +110,7 @@ impl Cgroup {
         limits: &Limits,
         age: Age,
         denied: Vec<Denied>,
-    ) -> Result<(), CgroupError> {
+    ) -> Result<Before, CgroupError> {
         if age == Age::Existing {
             self.refuse_memory_in_use(limits)?;
         }
@@ -116,19 +125,35 @@ impl Cgroup {
             }
             v1::settings(limits, &self.now_v1(limits, age)?).map_err(BadLimits::from)?
         };
-        match age {
-            Age::New => settings.iter().try_for_each(|setting| self.write(setting)),
+        let before = match age {
+            Age::New => {
+                settings.iter().try_for_each(|setting| self.write(setting)).map(|()| Vec::new())
+            }
             Age::Existing => self.write_all_or_nothing(&settings),
         }
         .map_err(|err| with_reason(err, denied))?;
-        if self.is_v2() { self.limit_devices_v2(limits) } else { Ok(()) }
+        if self.is_v2()
+            && let Err(err) = self.limit_devices_v2(limits)
+        {
+            self.write_back(before);
+            return Err(err);
+        }
+        Ok(Before(before))
     }
 
-    fn is_v2(&self) -> bool {
+    pub(super) fn labels(&self) -> impl Iterator<Item = &Label> {
+        self.places.iter().map(|place| &place.label)
+    }
+
+    pub(super) fn place_at(&self, at: usize) -> Option<&Place> {
+        self.places.get(at)
+    }
+
+    pub(super) fn is_v2(&self) -> bool {
         self.places.iter().any(|place| place.label.is_v2())
     }
 
-    fn place_of(&self, controller: &str) -> Option<&Place> {
+    pub(super) fn place_of(&self, controller: &str) -> Option<&Place> {
         self.places.iter().find(|place| place.label.is_v2() || place.label.has(controller))
     }
 
@@ -158,7 +183,7 @@ impl Cgroup {
         }
     }
 
-    fn write_all_or_nothing(&self, settings: &[Setting]) -> Result<(), CgroupError> {
+    fn write_all_or_nothing(&self, settings: &[Setting]) -> Result<Vec<Setting>, CgroupError> {
         let mut old = Vec::new();
         for setting in settings {
             // A file that cannot be read (those of devices) has no value to go back to.
@@ -172,19 +197,27 @@ impl Cgroup {
                 old.push(Setting { value: value.trim_end().to_owned(), ..setting.clone() });
             }
         }
-        Ok(())
+        Ok(old)
     }
 
     /// Latest first, so that the order that the kernel insists on is right again.
     fn write_back(&self, old: Vec<Setting>) {
-        for setting in old.into_iter().rev() {
+        for mut setting in old.into_iter().rev() {
+            if setting.value.is_empty() {
+                // A write of nothing does not reach the kernel; an empty line is how a cpuset is given back.
+                "\n".clone_into(&mut setting.value);
+            }
             if let Err(err) = self.write(&setting) {
                 tracing::warn!(cgroup = %self.path, file = %setting.file, %err, "limit not set back");
             }
         }
     }
 
-    fn read(&self, controller: &str, file: &'static str) -> Result<Option<String>, CgroupError> {
+    pub(super) fn read(
+        &self,
+        controller: &str,
+        file: &'static str,
+    ) -> Result<Option<String>, CgroupError> {
         let Some(place) = self.place_of(controller) else { return Ok(None) };
         match place.directory.read(file) {
             Err(err) if is_gone(&err) => Ok(None),
@@ -194,7 +227,7 @@ impl Cgroup {
     }
 
     /// A number that the kernel counts in bytes or µs; none where the file is missing.
-    fn read_amount(
+    pub(super) fn read_amount(
         &self,
         controller: &str,
         file: &'static str,
@@ -211,19 +244,6 @@ impl Cgroup {
                     source: io::ErrorKind::InvalidData.into(),
                 })
             }
-        }
-    }
-
-    /// Both versions would reclaim first; v2 then kills (opencontainers/runc#3509), v1 refuses with EBUSY after having
-    /// thrown out what it could.
-    fn refuse_memory_in_use(&self, limits: &Limits) -> Result<(), CgroupError> {
-        let Some(Amount::AtMost(limit_bytes)) = limits.memory() else { return Ok(()) };
-        let file = if self.is_v2() { "memory.current" } else { "memory.usage_in_bytes" };
-        match self.read_amount("memory", file)? {
-            Some(Amount::AtMost(used_bytes)) if used_bytes > limit_bytes => {
-                Err(CgroupError::MemoryInUse { path: self.path.clone(), limit_bytes, used_bytes })
-            }
-            _ => Ok(()),
         }
     }
 

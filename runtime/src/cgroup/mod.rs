@@ -27,7 +27,9 @@ mod held;
 mod hierarchy;
 mod limits;
 mod oom;
+mod oom_score;
 mod path;
+mod room;
 mod v1;
 mod v2;
 
@@ -35,7 +37,7 @@ pub use cgroups::Cgroups;
 pub use descriptors::Descriptors;
 pub use device::{BadDeviceRule, DeviceAccess, DeviceKind, DeviceRule};
 pub use error::{BadLimits, CgroupError};
-pub use group::Cgroup;
+pub use group::{Before, Cgroup};
 pub use held::Held;
 pub use hierarchy::Version;
 pub use limits::Limits;

@@ -16,6 +16,14 @@ pub struct CgroupPath(String);
 #[error("cgroup path must be absolute, with plain components, got {0:?}")]
 pub struct BadCgroupPath(String);
 
+impl BadCgroupPath {
+    /// `text`, which names no cgroup.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl CgroupPath {
     /// The path as it is written, with a leading slash.
     #[must_use]

@@ -2,6 +2,7 @@
 //! namespace of its own, in which there is nothing of the host.
 
 use crate::refuse::Explain;
+use runtime::oom_score::set_as_low_as_granted;
 use runtime::protocol::Refusal;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -61,17 +62,7 @@ impl World {
     /// Sets this process's `oom_score_adj`, or the lowest value above it that the kernel grants.
     pub(crate) fn set_oom_score_adj(&self, wished: i32) -> io::Result<()> {
         let set = |score: i32| self.write_own("oom_score_adj", score.to_string().as_bytes());
-        match set(wished) {
-            Err(err) if err.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {}
-            result => return result,
-        }
-        // The floor is not told, but the current value is above it: halve the rest until it is found.
-        let (mut refused, mut granted) = (wished, self.own_oom_score_adj()?);
-        while granted - refused > 1 {
-            let middle = refused + (granted - refused) / 2;
-            if set(middle).is_ok() { granted = middle } else { refused = middle }
-        }
-        Ok(())
+        set_as_low_as_granted(wished, set, || self.own_oom_score_adj())
     }
 
     fn own_oom_score_adj(&self) -> io::Result<i32> {
