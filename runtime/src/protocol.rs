@@ -26,7 +26,7 @@
 
 use crate::exit::Exit;
 use crate::id::ContainerId;
-use plan::Terminal;
+use plan::{IdRange, NamespaceKind, Terminal};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,15 @@ pub enum Request {
         /// The size.
         size: Terminal,
     },
+    /// Make a user namespace, and namespaces that it owns.
+    Namespaces {
+        /// Its users.
+        uids: Vec<IdRange>,
+        /// Its groups.
+        gids: Vec<IdRange>,
+        /// What it owns; may be empty.
+        kinds: Vec<NamespaceKind>,
+    },
 }
 
 /// What the monitor answers.
@@ -180,6 +189,8 @@ pub enum Response {
         /// What the kernel says.
         errno: i32,
     },
+    /// They are made. Descriptors: the user namespace, then the others in the order they were asked for.
+    Namespaces,
 }
 
 /// Why a client is not attached any more.

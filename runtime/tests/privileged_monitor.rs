@@ -240,5 +240,5 @@ fn privileged_a_monitor_has_nothing_of_the_host() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["empty", "null", "proc", "root", "shm"]);
+    assert_eq!(names, ["empty", "null", "proc", "root", "seen-proc", "seen-sys", "shm"]);
 }

@@ -140,7 +140,7 @@ mod tests {
             let got = pids(&request.input()).map_err(|error| error.to_string());
             assert_eq!(got, want, "{pod:?}, {container:?}");
             let want = match want {
-                Ok(Own | PidNamespace::Pod) => format!("mnt pid {REST}"),
+                Ok(Own | PidNamespace::Pod | PidNamespace::Of(_)) => format!("mnt pid {REST}"),
                 Ok(Host) => format!("mnt {REST}"),
                 Err(why) => why,
             };

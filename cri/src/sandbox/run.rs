@@ -206,7 +206,8 @@ impl Sandboxes {
     ) -> Result<(Option<netns::Attached>, Monitor), SandboxError> {
         let host = &self.host;
         let run = host.paths.pod_run(id);
-        let setup = Setup { shm_bytes: host.config.container.shm_size_mib << 20 };
+        let setup =
+            Setup { shm_bytes: host.config.container.shm_size_mib << 20, shm_owner: (0, 0) };
         let (monitor, attached) = std::thread::scope(|scope| {
             let monitor = scope.spawn(|| Monitor::spawn(&host.monitor, id, &run, &setup));
             let attached = network.map(|plan| attach(host, id, &run, plan)).transpose();

@@ -15,9 +15,11 @@
 
 mod mount;
 mod process;
+mod user;
 
 pub use mount::{Attributes, COVERABLE, Device, DeviceKind, Link, Mount, Propagation, Source};
 pub use process::{Capabilities, Identity, Instruction, Process, Rlimit, Seccomp, Terminal};
+pub use user::{IdRange, UserNamespace};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +63,8 @@ pub struct LaunchPlan {
     pub readonly: Vec<String>,
     /// What runs in the container.
     pub process: Process,
+    /// The pod's user namespace; the host's where there is none.
+    pub user: Option<UserNamespace>,
 }
 
 impl LaunchPlan {
@@ -94,7 +98,7 @@ pub enum NamespaceKind {
 }
 
 /// Which PID namespace a container's first process lives in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PidNamespace {
     /// A new one, in which it is process 1.
     Own,
@@ -103,4 +107,6 @@ pub enum PidNamespace {
     /// The one that the pod's containers share. The monitor makes it, with a process 1 that reaps orphans. The
     /// container needs a cgroup: nothing else tells its processes from those of its neighbours.
     Pod,
+    /// That of another container of the pod, by that one's name. It must run, and this one needs a cgroup, as with `Pod`.
+    Of(String),
 }

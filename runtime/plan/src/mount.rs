@@ -98,9 +98,9 @@ pub struct Device {
     pub minor: u32,
     /// Permission bits, such as 0o666; not cut by any umask.
     pub mode: u32,
-    /// Owner.
+    /// Owner, as the host counts users, also where the container has a user namespace.
     pub uid: u32,
-    /// Group.
+    /// Group, likewise.
     pub gid: u32,
 }
 

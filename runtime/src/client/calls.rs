@@ -5,7 +5,7 @@ use super::{Monitor, MonitorError, PATIENCE, StartError};
 use crate::cgroup;
 use crate::id::ContainerId;
 use crate::protocol::{Failure, Report, Request, Response, SOCKET};
-use plan::{LaunchPlan, Terminal};
+use plan::{IdRange, LaunchPlan, NamespaceKind, Terminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 use sys::{sealed, seqpacket};
@@ -127,6 +127,28 @@ impl Monitor {
     pub fn forget(&self, container: &ContainerId) -> Result<(), MonitorError> {
         let forgotten = self.call(&Request::Forget { container: container.clone() }, &[]);
         or_gone(forgotten, &Failure::Unknown)
+    }
+
+    /// Makes a user namespace with these ids, and namespaces that it owns: the user namespace first, then the others in
+    /// their order. They live as long as the descriptors, or what is pinned of them.
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError::Refused`] where the kernel has no user namespaces or takes no such ids.
+    pub fn namespaces(
+        &self,
+        uids: &[IdRange],
+        gids: &[IdRange],
+        kinds: &[NamespaceKind],
+    ) -> Result<Vec<OwnedFd>, MonitorError> {
+        let request =
+            Request::Namespaces { uids: uids.into(), gids: gids.into(), kinds: kinds.into() };
+        let connection = self.open(PATIENCE)?;
+        connection.ask(&request, &[])?;
+        match connection.answer()? {
+            (Response::Namespaces, made) if made.len() == 1 + kinds.len() => Ok(made),
+            (answer, _) => Err(connection.other(answer)),
+        }
     }
 
     /// What the monitor knows of every container that it was not told to forget.

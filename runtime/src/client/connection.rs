@@ -75,6 +75,7 @@ impl Connection {
             | Response::Attached
             | Response::Detached { .. }
             | Response::LogFails { .. }
+            | Response::Namespaces
             | Response::Failed(_)) => Err(self.other(answer)),
         }
     }

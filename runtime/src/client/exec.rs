@@ -116,6 +116,7 @@ impl Exec {
                 | Response::Attached
                 | Response::Detached { .. }
                 | Response::LogFails { .. }
+                | Response::Namespaces
                 | Response::Failed(_) => Err(self.connection.other(answer)),
             },
             // The socket does not block: silence means that there is nothing to say yet.

@@ -37,6 +37,8 @@ impl MonitorBinary {
 pub struct Setup {
     /// Size of the pod's `/dev/shm`, a tmpfs in the monitor's own mount namespace.
     pub shm_bytes: u64,
+    /// User and group that it belongs to: 0, or what those are outside the pod's user namespace.
+    pub shm_owner: (u32, u32),
 }
 
 /// The most of a dying monitor's words that we keep.
@@ -102,6 +104,8 @@ fn command(binary: &MonitorBinary, pod: &PodId, setup: &Setup, listener: OwnedFd
         .arg0("berth-monitor")
         .arg(pod.as_str())
         .arg(setup.shm_bytes.to_string())
+        .arg(setup.shm_owner.0.to_string())
+        .arg(setup.shm_owner.1.to_string())
         .env_clear()
         .current_dir("/")
         .stdin(listener)

@@ -2,6 +2,7 @@
 
 use crate::events::{Events, Key};
 use crate::streams::Streams;
+use plan::IdRange;
 use runtime::cgroup::{Held, OomWatch};
 use runtime::exit::{self, Cause, Exit};
 use runtime::id::ContainerId;
@@ -56,6 +57,8 @@ pub(crate) struct First {
     pub(crate) shares_pids: bool,
     /// What its execs get.
     pub(crate) oom_score_adj: i32,
+    /// Its user namespace, where it has one: users, then groups.
+    pub(crate) user: Option<(IdRange, IdRange)>,
 }
 
 /// How often the cgroup of an ended exec is looked at again: what was killed in it ends soon, what was left to run may

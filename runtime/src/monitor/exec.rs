@@ -133,6 +133,7 @@ impl Monitor {
             container: first.pidfd.as_fd(),
             stdio,
             oom_score_adj: first.oom_score_adj,
+            user: first.user,
         };
         let held = cgroup.as_ref().map(|(held, _)| held);
         let how = Spawn { cgroup: held.and_then(Held::clone_into), ..Spawn::default() };
@@ -175,7 +176,14 @@ impl Monitor {
                     rustix::io::ioctl_fionbio(&terminal, true).ok();
                     exec.terminal = Some(terminal);
                 }
-                Ok(Some((Word::Terminal | Word::Forked { .. } | Word::Reaps, _))) => {}
+                Ok(Some((
+                    Word::Terminal
+                    | Word::Forked { .. }
+                    | Word::Reaps
+                    | Word::Procfs
+                    | Word::Namespace,
+                    _,
+                ))) => {}
                 Ok(None) | Err(_) => {
                     exec.channel = None;
                     self.exec_silent(key);

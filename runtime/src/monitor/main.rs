@@ -22,6 +22,7 @@ mod refuse;
 mod serve;
 mod start;
 mod streams;
+mod users;
 mod world;
 
 use refuse::Explain;
@@ -47,17 +48,22 @@ fn main() -> ExitCode {
 
 /// Closing standard error tells the starter that the monitor is ready.
 fn begin() -> Result<monitor::Monitor, Refusal> {
-    let shm_bytes =
-        arguments().ok_or(rustix::io::Errno::INVAL).step("read", "arguments: POD SHM_BYTES")?;
-    let (world, listener) = world::World::make(shm_bytes)?;
+    let shm = arguments()
+        .ok_or(rustix::io::Errno::INVAL)
+        .step("read", "arguments: POD SHM_BYTES SHM_UID SHM_GID")?;
+    let (world, listener) = world::World::make(&shm)?;
     let monitor = monitor::Monitor::new(world, listener).step("make", "event loop")?;
     rustix::stdio::dup2_stderr(&monitor.world.null).step("close", "standard error")?;
     Ok(monitor)
 }
 
 /// The pod's id is there for people who look at the list of processes.
-fn arguments() -> Option<u64> {
+fn arguments() -> Option<world::Shm> {
     let mut arguments = std::env::args().skip(1);
     arguments.next()?.parse::<PodId>().ok()?;
-    arguments.next()?.parse().ok()
+    Some(world::Shm {
+        bytes: arguments.next()?.parse().ok()?,
+        uid: arguments.next()?.parse().ok()?,
+        gid: arguments.next()?.parse().ok()?,
+    })
 }

@@ -39,12 +39,13 @@ impl Monitor {
         let null = self.world.null.as_fd();
         let stdio = Stdio { stdin: null, stdout: null, stderr: null };
         let start = Start { world: &self.world, plan, descriptors, stdio, pids: None };
-        let how = Spawn { mount_namespace: true, pid_namespace: true, ..Spawn::default() };
+        let pid_namespace = plan.user.is_none();
+        let how = Spawn { mount_namespace: true, pid_namespace, ..Spawn::default() };
         let init =
             init::spawn(&self.world, &how, || init::reaper(&start, monitor.as_fd(), &theirs))?;
         drop(theirs);
-        let pids = Pids { init: init.pid, pidfd: init.pidfd };
-        let shown = ready(&channel).and_then(|proc| {
+        let mut pids = Pids { init: init.pid, pidfd: init.pidfd };
+        let shown = ready(&channel, &mut pids).and_then(|proc| {
             let step = "attach";
             self.world.show_processes(&proc).step(step, "the pod's procfs")
         });
@@ -70,22 +71,20 @@ impl Pids {
 }
 
 /// Waits until process 1 holds nothing any more, which is when its end of the channel is closed. Gives its procfs.
-fn ready(channel: &OwnedFd) -> Result<OwnedFd, Refusal> {
+fn ready(channel: &OwnedFd, pids: &mut Pids) -> Result<OwnedFd, Refusal> {
     let mut procfs = None;
     let step = "make the pod's PID namespace";
     loop {
-        match init::hear(channel) {
-            Ok(Some((Word::Reaps, Some(proc)))) => procfs = Some(proc),
-            Ok(Some((Word::Failed(refusal), _))) => return Err(refusal),
-            Ok(Some(_)) => return Err(Errno::BADMSG).step(step, ""),
-            Ok(None) => return procfs.ok_or_else(|| refusal(step, "its process 1 has ended", 0)),
-            Err(Errno::AGAIN) => {
-                let ready = sys::seqpacket::wait(&[channel.as_fd()], PATIENCE).step(step, "")?;
-                if ready != [true] {
-                    return Err(Errno::TIMEDOUT).step(step, "");
-                }
+        match init::wait_for_word(channel, PATIENCE).step(step, "")? {
+            Some((Word::Reaps, Some(proc))) => procfs = Some(proc),
+            // Made by a process in between, which entered the pod's user namespace first.
+            Some((Word::Forked { pid }, Some(pidfd))) => {
+                pids.init = Pid::from_raw(pid).ok_or(Errno::SRCH).step(step, "")?;
+                pids.pidfd = pidfd;
             }
-            Err(err) => return Err(err).step(step, ""),
+            Some((Word::Failed(refusal), _)) => return Err(refusal),
+            Some(_) => return Err(Errno::BADMSG).step(step, ""),
+            None => return procfs.ok_or_else(|| refusal(step, "its process 1 has ended", 0)),
         }
     }
 }

@@ -103,6 +103,12 @@ impl Monitor {
                 self.watch(key);
                 Ok(())
             }
+            Request::Namespaces { uids, gids, kinds } => {
+                let made = self.make_namespaces(&uids, &gids, &kinds).map_err(Failure::Step)?;
+                let made: Vec<_> = made.iter().map(AsFd::as_fd).collect();
+                self.answer_with(key, &Response::Namespaces, &made);
+                Ok(())
+            }
             Request::Shutdown => {
                 self.end();
                 Ok(())

@@ -107,11 +107,11 @@ impl Monitor {
     ) -> Result<Launched, Refusal> {
         let cgroup =
             cgroup.map(|(labels, fds)| hold(labels, fds)).transpose().step("use", "cgroup")?;
-        let shared = plan.pids == PidNamespace::Pod;
+        let shared = matches!(plan.pids, PidNamespace::Pod | PidNamespace::Of(_));
         if shared && cgroup.is_none() {
             return Err(refusal("share PID namespace", "without a cgroup", 0));
         }
-        if shared {
+        if plan.pids == PidNamespace::Pod {
             self.share_pids(plan, descriptors)?;
         }
         let pipes = Pipes::new(plan).step("make", "pipes")?;
@@ -119,11 +119,15 @@ impl Monitor {
         self.register(key, &channel, &pipes).step("watch", "pipes")?;
         let how = Spawn {
             mount_namespace: true,
-            pid_namespace: plan.pids == PidNamespace::Own,
+            pid_namespace: plan.pids == PidNamespace::Own && plan.user.is_none(),
             cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.held.clone_into()),
-            sibling: false,
+            ..Spawn::default()
         };
-        let pids = self.pids.as_ref().filter(|_| shared).map(|pids| pids.pidfd.as_fd());
+        let pids = match &plan.pids {
+            PidNamespace::Own | PidNamespace::Host => None,
+            PidNamespace::Pod => self.pids.as_ref().map(|pids| pids.pidfd.as_fd()),
+            PidNamespace::Of(target) => Some(self.first_of(target)?.pidfd.as_fd()),
+        };
         let stdio = pipes.theirs(&self.world.null);
         let start = Start { world: &self.world, plan, descriptors, stdio, pids };
         let spawned = init::spawn(&self.world, &how, || init::container(&start, &theirs))?;
@@ -133,6 +137,7 @@ impl Monitor {
             cgroup,
             shares_pids: plan.pids != PidNamespace::Own,
             oom_score_adj: plan.process.oom_score_adj.unwrap_or(self.world.oom_score_adj),
+            user: plan.user.as_ref().map(|user| (user.uids, user.gids)),
         };
         // A process that never hears to go on ends by itself when the channel is closed.
         if let Some(cgroup) = &process.cgroup {
@@ -158,6 +163,21 @@ impl Monitor {
         Ok(())
     }
 
+    /// The first process of a running container, whose PID namespace another one asks for.
+    fn first_of(&self, container: &str) -> Result<&First, Refusal> {
+        let running = self.containers.values().find_map(|it| match &it.state {
+            State::Alive { process, init: None } if it.id.as_str() == container => Some(process),
+            State::Alive { .. } | State::Exited(_) => None,
+        });
+        running.ok_or_else(|| {
+            refusal(
+                "join PID namespace",
+                &format!("of container {container}, which is not running"),
+                0,
+            )
+        })
+    }
+
     /// Hears what a container's init has to say. The end of the channel, if the process lives, is `execve`.
     pub(crate) fn hear_init(&mut self, key: Key) {
         loop {
@@ -175,7 +195,14 @@ impl Monitor {
                         process.pidfd = pidfd;
                     }
                 }
-                Ok(Some((Word::Terminal | Word::Forked { .. } | Word::Reaps, _))) => {}
+                Ok(Some((
+                    Word::Terminal
+                    | Word::Forked { .. }
+                    | Word::Reaps
+                    | Word::Procfs
+                    | Word::Namespace,
+                    _,
+                ))) => {}
                 // An init that breaks the channel is no init of ours any more; its end will tell.
                 Ok(None) | Err(_) => return self.init_silent(key),
             }

@@ -7,7 +7,7 @@ use runtime::protocol::Refusal;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
-use rustix::process::{DumpableBehavior, getpid};
+use rustix::process::{DumpableBehavior, Pid, getpid};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::clone::{self, SingleThreaded};
@@ -23,6 +23,10 @@ pub(crate) const PROC: &str = "/proc";
 pub(crate) const NULL: &str = "/null";
 /// A directory with nothing in it.
 pub(crate) const EMPTY: &str = "/empty";
+/// Where a process that makes a container in a user namespace mounts a procfs, in its own mount namespace.
+pub(crate) const SEEN_PROC: &str = "/seen-proc";
+/// Likewise, a sysfs.
+pub(crate) const SEEN_SYS: &str = "/seen-sys";
 
 /// What the monitor holds for as long as it lives.
 #[derive(Debug)]
@@ -35,12 +39,21 @@ pub(crate) struct World {
     pub(crate) oom_score_adj: i32,
 }
 
+/// The pod's shared memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shm {
+    pub(crate) bytes: u64,
+    /// Who owns the directory: the root of the pod's user namespace, as the host counts.
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
 /// The monitor's own: the node does not give up a pod's output and exit codes for want of memory.
 const PROTECTED: i32 = -999;
 
 impl World {
     /// Leaves everything of the starter's behind but the socket, its standard input, which is returned.
-    pub(crate) fn make(shm_bytes: u64) -> Result<(Self, OwnedFd), Refusal> {
+    pub(crate) fn make(shm: &Shm) -> Result<(Self, OwnedFd), Refusal> {
         let listener = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
             .step("keep", "the listening socket")?;
         let proc =
@@ -49,7 +62,7 @@ impl World {
         clone::close_all_but(&[listener.as_fd(), proc.as_fd()], &proof)
             .step("close", "descriptors")?;
         withdraw().step("withdraw", "from the starter")?;
-        let null = furnish(shm_bytes)?;
+        let null = furnish(shm)?;
         let mut world = Self { proof, proc, null, oom_score_adj: 0 };
         world.oom_score_adj = world.own_oom_score_adj().step("read", "oom_score_adj")?;
         // Without CAP_SYS_RESOURCE it stays where it is.
@@ -92,6 +105,25 @@ impl World {
     fn open_own(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let own = rustix::fs::readlinkat(&self.proc, "self", Vec::new())?;
         self.open(&[own.as_bytes(), b"/", name.as_bytes()].concat(), flags)
+    }
+
+    /// Opens a namespace that this process is in.
+    pub(crate) fn own_namespace(&self, name: &str) -> io::Result<OwnedFd> {
+        let own = rustix::fs::readlinkat(&self.proc, "self", Vec::new())?;
+        let own = [own.as_bytes(), b"/ns/", name.as_bytes()].concat();
+        // It is a link to no path: nothing that anybody could have put something else onto.
+        Ok(rustix::fs::openat(&self.proc, own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Writes a file of another process's directory in the procfs, all at once.
+    pub(crate) fn write_of(&self, pid: Pid, name: &str, content: &str) -> io::Result<()> {
+        let path = format!("{}/{name}", pid.as_raw_pid());
+        let file = self.open(path.as_bytes(), OFlags::WRONLY)?;
+        if rustix::io::write(&file, content.as_bytes())? == content.len() {
+            Ok(())
+        } else {
+            Err(Errno::IO.into())
+        }
     }
 
     /// Reads the first page of a file of the procfs.
@@ -146,15 +178,15 @@ fn attributes() -> MountAttrFlags {
 }
 
 /// Makes the monitor's own root and moves there. Gives the null device.
-fn furnish(shm_bytes: u64) -> Result<OwnedFd, Refusal> {
+fn furnish(shm: &Shm) -> Result<OwnedFd, Refusal> {
     let host = mount::root().step("open", "/")?;
     let private =
         Change { propagation: Some(Propagation::Private), recursive: true, ..Change::default() };
     mount::set_attributes(&host, private).step("make private", "/")?;
     let own = attributes().difference(MountAttrFlags::MOUNT_ATTR_NODEV);
-    let small = [("size", "16k"), ("nr_inodes", "8"), ("mode", "0755")];
+    let small = [("size", "16k"), ("nr_inodes", "10"), ("mode", "0755")];
     let root = mount::new("tmpfs", small, own).step("make mount", "own root")?;
-    for name in [ROOT, SHM, EMPTY, PROC] {
+    for name in [ROOT, SHM, EMPTY, PROC, SEEN_PROC, SEEN_SYS] {
         rustix::fs::mkdirat(&root, &name[1..], Mode::from_raw_mode(0o555)).step("make", name)?;
     }
     let (number, mode) = (rustix::fs::makedev(1, 3), Mode::from_raw_mode(0o666));
@@ -162,8 +194,8 @@ fn furnish(shm_bytes: u64) -> Result<OwnedFd, Refusal> {
         .step("make device", NULL)?;
     mount::attach(&root, &host).step("attach", "own root")?;
     mount::pivot(&root).step("pivot", "to own root")?;
-    let size = shm_bytes.to_string();
-    let options = [("mode", "1777"), ("size", size.as_str())];
+    let (size, uid, gid) = (shm.bytes.to_string(), shm.uid.to_string(), shm.gid.to_string());
+    let options = [("mode", "1777"), ("size", &size), ("uid", &uid), ("gid", &gid)];
     let shm = mount::new("tmpfs", options, attributes()).step("make mount", SHM)?;
     attach(&shm, SHM).step("attach", SHM)?;
     let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -172,7 +204,8 @@ fn furnish(shm_bytes: u64) -> Result<OwnedFd, Refusal> {
     null().step("open", NULL)
 }
 
-fn attach(mount: &OwnedFd, at: &str) -> Result<(), Errno> {
+/// Attaches a mount to one of the directories above.
+pub(crate) fn attach(mount: &OwnedFd, at: &str) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     mount::attach(mount, rustix::fs::openat(CWD, at, flags, Mode::empty())?)
 }

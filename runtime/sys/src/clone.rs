@@ -40,6 +40,8 @@ pub struct Spawn<'a> {
     pub mount_namespace: bool,
     /// As process 1 of a new PID namespace.
     pub pid_namespace: bool,
+    /// In a new user namespace, which nobody has mapped any ids into yet.
+    pub user_namespace: bool,
     /// In this cgroup v2 directory (Linux 5.7).
     pub cgroup: Option<BorrowedFd<'a>>,
     /// As a child of this process's own parent, instead of this one's.
@@ -69,6 +71,9 @@ impl Spawn<'_> {
         }
         if self.pid_namespace {
             flags |= u64::from(libc::CLONE_NEWPID.cast_unsigned());
+        }
+        if self.user_namespace {
+            flags |= u64::from(libc::CLONE_NEWUSER.cast_unsigned());
         }
         if self.sibling {
             flags |= u64::from(libc::CLONE_PARENT.cast_unsigned());

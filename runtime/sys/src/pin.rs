@@ -3,12 +3,14 @@
 //! A namespace lives as long as a process is in it, a descriptor refers to it, or a mount shows it. Sandboxes use the
 //! mount: it survives the daemon, it can be named on a command line (`nsenter --net=…`), and CNI plugins ask for a path.
 
+use crate::clone::SingleThreaded;
+use crate::result::check;
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{UnshareFlags, move_into_link_name_space};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -21,6 +23,8 @@ pub enum Kind {
     Ipc,
     /// `uts_namespaces(7)`
     Uts,
+    /// `user_namespaces(7)`. A process of many threads can neither make nor enter one: it is pinned by [`adopt`] only.
+    User,
 }
 
 impl Kind {
@@ -30,6 +34,7 @@ impl Kind {
             Kind::Network => "net",
             Kind::Ipc => "ipc",
             Kind::Uts => "uts",
+            Kind::User => "user",
         }
     }
 
@@ -38,6 +43,7 @@ impl Kind {
             Kind::Network => UnshareFlags::NEWNET,
             Kind::Ipc => UnshareFlags::NEWIPC,
             Kind::Uts => UnshareFlags::NEWUTS,
+            Kind::User => UnshareFlags::NEWUSER,
         }
     }
 }
@@ -50,6 +56,14 @@ pub enum PinError<E: std::error::Error + 'static> {
     Unshare {
         /// What was asked for.
         kinds: Vec<Kind>,
+        /// Why not.
+        source: io::Error,
+    },
+    /// One that somebody else has made could not be entered.
+    #[error("enter namespace {kind:?}")]
+    Enter {
+        /// Which.
+        kind: Kind,
         /// Why not.
         source: io::Error,
     },
@@ -90,22 +104,63 @@ where
             let flags = kinds.iter().fold(UnshareFlags::empty(), |all, kind| all | kind.flag());
             unshare(flags).map_err(|source| PinError::Unshare { kinds: kinds.to_vec(), source })?;
             inside().map_err(PinError::Inside)?;
-            pin_all(dir, kinds)
+            let own = |kind: Kind| format!("/proc/thread-self/ns/{}", kind.name());
+            pin_all(dir, kinds.iter().map(|kind| (*kind, own(*kind))))
         });
         visitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
+/// Runs `inside` in `namespaces` that somebody else has made, and pins them as [`create`] does. A user namespace among
+/// them is pinned and not entered: the work is done with the rights of the caller, who needs them in that one too.
+///
+/// # Errors
+///
+/// As [`PinError`] says; no pin is left behind then.
+pub fn adopt<E>(
+    dir: &Path,
+    namespaces: &[(Kind, OwnedFd)],
+    inside: impl FnOnce() -> Result<(), E> + Send,
+) -> Result<(), PinError<E>>
+where
+    E: std::error::Error + Send + 'static,
+{
+    thread::scope(|scope| {
+        let visitor = scope.spawn(|| {
+            for (kind, fd) in namespaces.iter().filter(|(kind, _)| *kind != Kind::User) {
+                move_into_link_name_space(fd.as_fd(), None)
+                    .map_err(|err| PinError::Enter { kind: *kind, source: err.into() })?;
+            }
+            inside().map_err(PinError::Inside)?;
+            let own = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+            pin_all(dir, namespaces.iter().map(|(kind, fd)| (*kind, own(fd))))
+        });
+        visitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Moves this process, which must have one thread only, into new namespaces of `kinds`.
+///
+/// # Errors
+///
+/// Those of `unshare(2)`.
+pub fn make(kinds: &[Kind], _proof: &SingleThreaded) -> io::Result<()> {
+    unshare(kinds.iter().fold(UnshareFlags::empty(), |all, kind| all | kind.flag()))
+}
+
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: none of the flags that `Kind` can give (network, IPC, UTS) takes memory or descriptors away from the other
-    // threads; they change only what the calling thread, which ends right after, sees.
+    // SAFETY: none of the flags that `Kind` can give (network, IPC, UTS, user) takes memory or descriptors away from other
+    // threads; they change only what the calling thread sees, and the kernel refuses the last where there are others.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
-fn pin_all<E: std::error::Error>(dir: &Path, kinds: &[Kind]) -> Result<(), PinError<E>> {
-    for kind in kinds {
+fn pin_all<E: std::error::Error>(
+    dir: &Path,
+    namespaces: impl Iterator<Item = (Kind, String)>,
+) -> Result<(), PinError<E>> {
+    for (kind, from) in namespaces {
         let path = dir.join(kind.name());
-        if let Err(source) = pin(*kind, &path) {
+        if let Err(source) = pin(&from, &path) {
             // The failure to report is the one above.
             remove(dir).ok();
             return Err(PinError::Pin { path, source });
@@ -114,10 +169,10 @@ fn pin_all<E: std::error::Error>(dir: &Path, kinds: &[Kind]) -> Result<(), PinEr
     Ok(())
 }
 
-fn pin(kind: Kind, path: &Path) -> io::Result<()> {
+fn pin(from: &str, path: &Path) -> io::Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(CWD, path, flags, Mode::RUSR)?;
-    Ok(mount_bind(format!("/proc/thread-self/ns/{}", kind.name()), path)?)
+    Ok(mount_bind(from, path)?)
 }
 
 /// Opens the namespace of `kind` pinned in `dir`; none where it was never pinned there.
@@ -135,6 +190,20 @@ pub fn open(dir: &Path, kind: Kind) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// The user namespace that a namespace belongs to (`ioctl_ns(2)`, `NS_GET_USERNS`).
+///
+/// # Errors
+///
+/// Those of `ioctl_ns(2)`: `EPERM` where it is none of the caller's, or of those that came of it.
+pub fn owner(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    /// `_IO(0xb7, 0x1)` of `<linux/nsfs.h>`
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: the request takes no argument and gives a new descriptor.
+    let fd = check(unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_USERNS as _) })?;
+    // SAFETY: the kernel has just made it for this call, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// `<linux/magic.h>`
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
@@ -145,7 +214,7 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// The first failure, after all were tried.
 pub fn remove(dir: &Path) -> io::Result<()> {
     let mut first = Ok(());
-    for kind in [Kind::Network, Kind::Ipc, Kind::Uts] {
+    for kind in [Kind::Network, Kind::Ipc, Kind::Uts, Kind::User] {
         let path = dir.join(kind.name());
         let gone = unpin(&path);
         if first.is_ok() {

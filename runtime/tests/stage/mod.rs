@@ -48,7 +48,7 @@ pub struct Pod {
 impl Pod {
     pub fn new() -> Self {
         let (id, dir) = (PodId::generate(), tempfile::tempdir().unwrap());
-        let setup = Setup { shm_bytes: 1 << 20 };
+        let setup = Setup { shm_bytes: 1 << 20, shm_owner: (0, 0) };
         let _writing = WRITING.lock();
         let monitor = Monitor::spawn(&binary(), &id, dir.path(), &setup).unwrap();
         Self { id, dir, monitor }
@@ -282,5 +282,6 @@ pub fn plan(args: &[&str]) -> LaunchPlan {
         masked: Vec::new(),
         readonly: Vec::new(),
         process: process(args),
+        user: None,
     }
 }

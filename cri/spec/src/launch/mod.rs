@@ -96,6 +96,7 @@ pub fn launch_with(
         readonly: [mounts.readonly, linux.readonly_paths().clone().unwrap_or_default()].concat(),
         mounts: mounts.mounts,
         process: process::process(spec, linux, compile)?,
+        user: None,
     };
     Ok(Launch { plan, open: descriptors.open })
 }

@@ -5,6 +5,7 @@ use runtime::protocol::Refusal;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use sys::seqpacket;
 
 /// What a new process tells the monitor.
@@ -20,6 +21,10 @@ pub(crate) enum Word {
     Failed(Refusal),
     /// Process 1 of the pod's PID namespace is ready, and about to close this channel. Comes with a procfs of that.
     Reaps,
+    /// A procfs of the PID namespace that the sender is in. Comes with it.
+    Procfs,
+    /// A namespace that was made. Comes with it.
+    Namespace,
 }
 
 /// The process's end of the channel.
@@ -45,6 +50,22 @@ pub(crate) fn hear(ours: &OwnedFd) -> Result<Option<(Word, Option<OwnedFd>)>, Er
     let Some(mut message) = seqpacket::receive(ours, &mut buffer)? else { return Ok(None) };
     let word = postcard::from_bytes(&buffer[..message.bytes]).map_err(|_| Errno::BADMSG)?;
     Ok(Some((word, message.descriptors.pop())))
+}
+
+/// As [`hear`], and waits for a word for `patience`: `ETIMEDOUT` where none comes.
+pub(crate) fn wait_for_word(
+    ours: &OwnedFd,
+    patience: Duration,
+) -> Result<Option<(Word, Option<OwnedFd>)>, Errno> {
+    match hear(ours) {
+        Err(Errno::AGAIN) => {}
+        result => return result,
+    }
+    if seqpacket::wait(&[ours.as_fd()], patience)? == [true] {
+        hear(ours)
+    } else {
+        Err(Errno::TIMEDOUT)
+    }
 }
 
 impl Channel {

@@ -7,11 +7,25 @@ use plan::{Device, DeviceKind, LaunchPlan};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, symlinkat};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Makes the plan's devices, then its links.
-pub(super) fn make(plan: &LaunchPlan, dev: Option<&OwnedFd>) -> Step<()> {
+/// Makes the plan's devices. What is made on the way belongs to `owner`, or to whoever makes it.
+pub(super) fn nodes(
+    plan: &LaunchPlan,
+    dev: Option<&OwnedFd>,
+    owner: Option<(Uid, Gid)>,
+) -> Step<()> {
     for device in &plan.devices {
-        node(device, dev)?;
+        let (parent, name) = place(&device.path, dev)?;
+        if let Some((uid, gid)) = owner {
+            chownat(&parent, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+                .step("own directory", &device.path)?;
+        }
+        node(device, &parent, name)?;
     }
+    Ok(())
+}
+
+/// Makes the plan's links.
+pub(super) fn links(plan: &LaunchPlan, dev: Option<&OwnedFd>) -> Step<()> {
     for link in &plan.links {
         let (parent, name) = place(&link.path, dev)?;
         symlinkat(&link.target, &parent, name).step("make link", &link.path)?;
@@ -19,8 +33,7 @@ pub(super) fn make(plan: &LaunchPlan, dev: Option<&OwnedFd>) -> Step<()> {
     Ok(())
 }
 
-fn node(device: &Device, dev: Option<&OwnedFd>) -> Step<()> {
-    let (parent, name) = place(&device.path, dev)?;
+fn node(device: &Device, parent: &OwnedFd, name: &str) -> Step<()> {
     let kind = match device.kind {
         DeviceKind::Char => FileType::CharacterDevice,
         DeviceKind::Block => FileType::BlockDevice,
@@ -28,9 +41,9 @@ fn node(device: &Device, dev: Option<&OwnedFd>) -> Step<()> {
     };
     let mode = Mode::from_raw_mode(device.mode & 0o7777);
     let number = makedev(device.major, device.minor);
-    mknodat(&parent, name, kind, mode, number).step("make device", &device.path)?;
+    mknodat(parent, name, kind, mode, number).step("make device", &device.path)?;
     let (uid, gid) = (Some(Uid::from_raw(device.uid)), Some(Gid::from_raw(device.gid)));
-    chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step("own device", &device.path)
+    chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).step("own device", &device.path)
 }
 
 /// The directory of a path below our `/dev`, and its last name.

@@ -12,6 +12,7 @@
 //!   exec:      first: enters the container ─clone3─▶ second: rights, execve
 //!   container: first: namespaces, mounts, root ─┬──▶ goes on itself, as process 1: rights, execve
 //!                  in the pod's PID namespace:  └─clone3─▶ second: rights, execve
+//!                  in a user namespace:  first: enters it ─clone3─▶ second, as process 1: all the rest
 //! ```
 //!
 //! The second one is the monitor's child as well, so that the monitor gets its exit status.
@@ -27,14 +28,17 @@ mod reaper;
 mod resolve;
 mod root;
 mod session;
+mod target;
 mod terminal;
+mod user;
 
-pub(crate) use channel::{Channel, Word, go, hear, pair as channel};
+pub(crate) use channel::{Channel, Word, go, hear, pair as channel, wait_for_word};
 pub(crate) use reaper::reaper;
+pub(crate) use user::maker;
 
 use crate::refuse::Explain;
 use crate::world::World;
-use plan::{Fd, LaunchPlan, Process};
+use plan::{Fd, IdRange, LaunchPlan, PidNamespace, Process};
 use runtime::protocol::Refusal;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -58,7 +62,8 @@ pub(crate) struct Start<'a> {
     pub(crate) plan: &'a LaunchPlan,
     pub(crate) descriptors: &'a [OwnedFd],
     pub(crate) stdio: Stdio<'a>,
-    /// Process 1 of the pod's PID namespace, for a container that is to live there.
+    /// A process of the PID namespace that the container is to live in: process 1 of the pod's, or the first one of
+    /// another container.
     pub(crate) pids: Option<BorrowedFd<'a>>,
 }
 
@@ -79,6 +84,8 @@ pub(crate) struct Enter<'a> {
     pub(crate) stdio: Stdio<'a>,
     /// The container's own, for a process that names none.
     pub(crate) oom_score_adj: i32,
+    /// The container's user namespace: users, then groups.
+    pub(crate) user: Option<(IdRange, IdRange)>,
 }
 
 /// Becomes a container's first process, or makes it. Gives the exit status of a process that did not become it.
@@ -91,11 +98,52 @@ fn container_steps(start: &Start<'_>, channel: &Channel) -> Step<()> {
     channel.wait_for_go()?;
     session::keep_only(start.needed(channel), &world.proof)?;
     session::begin(world, process)?;
+    let mut ahead = Ahead::default();
+    if let (PidNamespace::Of(_), Some(pids)) = (&start.plan.pids, start.pids) {
+        ahead.proc = Some(target::procfs(start, pids)?);
+    }
+    if let Some(pids) = start.pids {
+        // For children of this process. From inside a user namespace the kernel lets nobody in by a process of the host's.
+        namespaces::enter_pids(pids)?;
+    }
+    let Some(user) = &start.plan.user else { return assemble(start, &ahead, channel) };
+    ahead.dev = user::prepare(start, user)?;
+    user::enter(start, user)?;
+    if start.plan.pids != PidNamespace::Own {
+        return assemble(start, &ahead, channel);
+    }
+    // Only a process that is made inside makes a PID namespace that is the user namespace's.
+    let how = Spawn { pid_namespace: true, sibling: true, ..Spawn::default() };
+    let second = || tell(channel, second_steps(start, &ahead, channel));
+    let spawned = spawn(world, &how, second)?;
+    channel.say_with(&Word::Forked { pid: spawned.pid.as_raw_pid() }, spawned.pidfd.as_fd())
+}
+
+/// What a container's first process has made ahead, of what cannot be made where the rest is.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// The root of the plan's `/dev`, with the devices.
+    dev: Option<OwnedFd>,
+    /// The procfs of the PID namespace that the container is to live in.
+    proc: Option<OwnedFd>,
+}
+
+fn second_steps(start: &Start<'_>, ahead: &Ahead, channel: &Channel) -> Step<()> {
+    channel.wait_for_go()?;
+    rustix::process::setsid().step("start a session", "")?;
+    assemble(start, ahead, channel)
+}
+
+fn assemble(start: &Start<'_>, ahead: &Ahead, channel: &Channel) -> Step<()> {
+    let (world, process) = (start.world, &start.plan.process);
     namespaces::join(start)?;
     namespaces::own(start)?;
     let root = root::attach(start)?;
-    let dev = mounts::make(start, root)?;
-    devices::make(start.plan, dev.as_ref())?;
+    let dev = mounts::make(start, ahead, root)?;
+    if ahead.dev.is_none() {
+        devices::nodes(start.plan, dev.as_ref(), None)?;
+    }
+    devices::links(start.plan, dev.as_ref())?;
     let terminal = terminal::open(process, root, channel)?;
     terminal.as_ref().map_or(Ok(()), |terminal| terminal.show(dev.as_ref()))?;
     masks::hide(&start.plan.masked, root)?;
@@ -104,10 +152,7 @@ fn container_steps(start: &Start<'_>, channel: &Channel) -> Step<()> {
     let program = Program { world, process, stdio: start.stdio, terminal: terminal.as_ref() };
     match start.pids {
         None => program.run(root, channel).map(|never| match never {}),
-        Some(init) => {
-            namespaces::enter_pids(init)?;
-            program.hand_over(channel)
-        }
+        Some(_) => program.hand_over(channel),
     }
 }
 
@@ -129,13 +174,20 @@ pub(crate) fn exec(enter: &Enter<'_>, channel: &Channel) -> i32 {
 }
 
 fn exec_steps(enter: &Enter<'_>, channel: &Channel) -> Step<()> {
-    let Enter { world, process, container, stdio, oom_score_adj } = *enter;
+    let Enter { world, process, container, stdio, oom_score_adj, user } = *enter;
     let Stdio { stdin, stdout, stderr } = stdio;
     channel.wait_for_go()?;
     let needed = vec![channel.as_fd(), world.proc.as_fd(), container, stdin, stdout, stderr];
     session::keep_only(needed, &world.proof)?;
     session::begin_with(world, process, oom_score_adj)?;
-    namespaces::enter(container)?;
+    if let Some((uids, gids)) = user {
+        identity::limit(process)?;
+        user::give(stdio, process, uids, gids)?;
+    }
+    namespaces::enter(container, user.is_some())?;
+    if user.is_some() {
+        user::become_root()?;
+    }
     let terminal = match process.terminal {
         None => None,
         Some(_) => {

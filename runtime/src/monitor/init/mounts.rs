@@ -2,7 +2,7 @@
 //! is there with other rights than it should have.
 
 use super::resolve::{self, Kind, Links};
-use super::{Start, Step};
+use super::{Ahead, Start, Step};
 use crate::refuse::{Explain, refusal};
 use crate::world;
 use plan::{Attributes, COVERABLE, Mount, PidNamespace, Propagation, Source};
@@ -12,11 +12,15 @@ use rustix::mount::MountAttrFlags;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use sys::mount::{self, Change};
 
-/// Makes all mounts in order. Gives the root of the plan's own `/dev`, where there is one.
-pub(super) fn make(start: &Start<'_>, root: BorrowedFd<'_>) -> Step<Option<OwnedFd>> {
+/// Makes all mounts in order, but those that were made ahead. Gives the root of the plan's own `/dev`, where there is one.
+pub(super) fn make(
+    start: &Start<'_>,
+    ahead: &Ahead,
+    root: BorrowedFd<'_>,
+) -> Step<Option<OwnedFd>> {
     let mut dev = None;
     for mount in &start.plan.mounts {
-        let (detached, kind) = detached(start, mount)?;
+        let (detached, kind) = detached(start, ahead, mount)?;
         let place = place(root, mount, kind)?;
         mount::attach(&detached, place).step("mount", &mount.target)?;
         if mount.target == "/dev" && matches!(mount.source, Source::Tmpfs(_)) {
@@ -26,9 +30,12 @@ pub(super) fn make(start: &Start<'_>, root: BorrowedFd<'_>) -> Step<Option<Owned
     Ok(dev)
 }
 
-fn detached(start: &Start<'_>, mount: &Mount) -> Step<(OwnedFd, Kind)> {
+fn detached(start: &Start<'_>, ahead: &Ahead, mount: &Mount) -> Step<(OwnedFd, Kind)> {
     let step = "make mount";
+    let own_dev = mount.target == "/dev" && ahead.dev.is_some();
     let made = match &mount.source {
+        Source::Proc if ahead.proc.is_some() => copy(ahead.proc.as_ref()),
+        Source::Tmpfs(_) if own_dev => copy(ahead.dev.as_ref()),
         // One made here would show the monitor's PID namespace.
         Source::Proc if start.plan.pids == PidNamespace::Pod => {
             mount::bind(CWD, world::PROC, false)
@@ -51,6 +58,10 @@ fn detached(start: &Start<'_>, mount: &Mount) -> Step<(OwnedFd, Kind)> {
     let made = made.step(step, &mount.target)?;
     restrict(&made, mount).step("set attributes of mount", &mount.target)?;
     Ok((made, Kind::Directory))
+}
+
+fn copy(descriptor: Option<&OwnedFd>) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(descriptor.ok_or(Errno::BADF)?, 3)
 }
 
 fn new(kind: &str, options: &[(String, String)]) -> Result<OwnedFd, Errno> {

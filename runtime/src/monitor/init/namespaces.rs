@@ -31,20 +31,24 @@ pub(super) fn own(start: &Start<'_>) -> Step<()> {
     Ok(())
 }
 
-/// Has the next children of this process live in the pod's PID namespace, whose process 1 is `init`.
-pub(super) fn enter_pids(init: BorrowedFd<'_>) -> Step<()> {
-    move_into_thread_name_spaces(init, ThreadNameSpaceType::PROCESS_ID)
-        .step("enter", "the pod's PID namespace")
+/// Has the next children of this process live in the PID namespace of the process `pids`.
+pub(super) fn enter_pids(pids: BorrowedFd<'_>) -> Step<()> {
+    move_into_thread_name_spaces(pids, ThreadNameSpaceType::PROCESS_ID)
+        .step("enter", "the shared PID namespace")
 }
 
 /// Enters all namespaces of the container whose first process this is; the PID namespace takes only children of this
 /// process.
-pub(super) fn enter(container: BorrowedFd<'_>) -> Step<()> {
-    let all = ThreadNameSpaceType::MOUNT
+/// Its user namespace comes along where it is not the host's: nobody can enter the one they are in.
+pub(super) fn enter(container: BorrowedFd<'_>, user: bool) -> Step<()> {
+    let mut all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP
         | ThreadNameSpaceType::PROCESS_ID;
+    if user {
+        all |= ThreadNameSpaceType::USER;
+    }
     move_into_thread_name_spaces(container, all).step("enter", "the container's namespaces")
 }

@@ -69,8 +69,9 @@ fn connect(stdio: Stdio<'_>, process: &Process) -> Step<()> {
     rustix::stdio::dup2_stdout(stdio.stdout).step(step, "")?;
     rustix::stdio::dup2_stderr(stdio.stderr).step(step, "")?;
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        let mode = rustix::fs::fstat(fd).step(step, "")?.st_mode;
-        if FileType::from_raw_mode(mode) == FileType::Fifo {
+        let stat = rustix::fs::fstat(fd).step(step, "")?;
+        let own = stat.st_uid == process.identity.uid;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && !own {
             let owner = Some(Uid::from_raw(process.identity.uid));
             rustix::fs::fchown(fd.as_fd(), owner, None).step(step, "")?;
         }

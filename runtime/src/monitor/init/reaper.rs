@@ -6,19 +6,46 @@
 //! is as little dumpable as the monitor. The kernel gives it no signal from inside, because it handles none, and reaps
 //! for it, because it ignores SIGCHLD. It ends with the monitor.
 
-use super::{Channel, Start, Step, Word, identity, namespaces, root, session, tell};
+use super::{Channel, Start, Step, Word, identity, namespaces, root, session, tell, user};
 use crate::refuse::{Explain, refusal};
-use plan::{Capabilities, Identity};
+use plan::{Capabilities, Identity, UserNamespace};
 use rustix::mount::MountAttrFlags;
 use rustix::process::Signal;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
+use sys::clone::Spawn;
 use sys::mount;
 
 /// Becomes process 1 of the pod's PID namespace, in the namespaces of `start`. `monitor` is a pidfd of the monitor.
 ///
 /// Ends by SIGKILL only. Gives the exit status of a process that did not become it.
+///
+/// Where the pod has a user namespace, this process enters that first, and it is a second one that becomes process 1: the
+/// PID namespace is to belong to it.
 pub(crate) fn reaper(start: &Start<'_>, monitor: BorrowedFd<'_>, channel: &Channel) -> i32 {
+    if let Some(user) = &start.plan.user {
+        return tell(channel, hand_over(start, user, monitor, channel));
+    }
+    become_reaper(start, monitor, channel)
+}
+
+fn hand_over(
+    start: &Start<'_>,
+    user: &UserNamespace,
+    monitor: BorrowedFd<'_>,
+    channel: &Channel,
+) -> Step<()> {
+    let needed = start.needed(channel).into_iter().chain([monitor]).collect();
+    session::keep_only(needed, &start.world.proof)?;
+    user::vouch()?;
+    user::join(start, user)?;
+    let how =
+        Spawn { mount_namespace: true, pid_namespace: true, sibling: true, ..Spawn::default() };
+    let init = super::spawn(start.world, &how, || become_reaper(start, monitor, channel))?;
+    channel.say_with(&Word::Forked { pid: init.pid.as_raw_pid() }, init.pidfd.as_fd())
+}
+
+fn become_reaper(start: &Start<'_>, monitor: BorrowedFd<'_>, channel: &Channel) -> i32 {
     let status = tell(channel, steps(start, monitor, channel));
     if status != 0 || sys::clone::close_all(&start.world.proof).is_err() {
         return 1;
