@@ -232,6 +232,8 @@ pub enum Failure {
     Malformed,
     /// A step of it could not be done.
     Step(Refusal),
+    /// It comes with more descriptors than [`MAX_DESCRIPTORS`].
+    TooMuch,
 }
 
 /// What a monitor knows of one container.

@@ -4,11 +4,13 @@ mod attach;
 mod calls;
 mod connection;
 mod exec;
+mod mark;
 mod spawn;
 
 pub use attach::{AttachRequest, Attachment};
 pub use calls::{Launch, Started};
 pub use exec::{Exec, ExecRequest, ExecStreams};
+pub use mark::Mark;
 pub use spawn::{MonitorBinary, Setup};
 
 use crate::id::PodId;
@@ -208,6 +210,15 @@ impl Monitor {
         Err(MonitorError::TooOld { pod: self.pod().clone(), version, needs })
     }
 
+    /// What to know it by when it cannot be reached any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mark::of`].
+    pub fn mark(&self) -> io::Result<Mark> {
+        Mark::of(self.0.pid)
+    }
+
     pub(crate) fn pod(&self) -> &PodId {
         &self.0.pod
     }
@@ -250,6 +261,12 @@ fn describe(failure: &Failure) -> String {
         Failure::Ending => "it is ending".to_owned(),
         Failure::Malformed => "the request is malformed".to_owned(),
         Failure::Step(refusal) => format!("{}: {}", refusal.step, message(refusal)),
+        Failure::TooMuch => {
+            format!(
+                "more than {} files to open for one container",
+                crate::protocol::MAX_DESCRIPTORS
+            )
+        }
     }
 }
 

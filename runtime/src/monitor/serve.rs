@@ -53,6 +53,7 @@ impl Monitor {
                 Ok(Received { message: Request::Descriptors, descriptors, .. }) => {
                     connection.ahead.extend(descriptors);
                     if connection.ahead.len() > MAX_DESCRIPTORS {
+                        self.answer(key, &Response::Failed(Failure::TooMuch));
                         return self.leave_client(key);
                     }
                 }

@@ -112,6 +112,32 @@ impl Spawn<'_> {
     }
 }
 
+/// The flags of [`sibling`], for those who have to know whether a filter allows it.
+pub const SIBLING: u64 = 0x8000 | 0x1000; // CLONE_PARENT | CLONE_PIDFD
+
+/// Starts a copy of this process as a child of its own parent, as [`Spawn::run`] does for its own children.
+///
+/// By `clone(2)`: system call filters look at its flags, and know `clone3` as a call that is not there.
+///
+/// # Errors
+///
+/// Those of `clone(2)`.
+pub fn sibling(_proof: &SingleThreaded, child: impl FnOnce() -> i32) -> io::Result<Spawned> {
+    let mut pidfd: libc::c_int = -1;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: neither CLONE_VM nor a stack is given, so the child continues here on its own copy of this stack, as after
+    // fork(2); the integer that CLONE_PIDFD has the kernel write to lives across the call. That no other thread's locks
+    // are copied is what `_proof` stands for.
+    let pid = check(unsafe {
+        libc::syscall(libc::SYS_clone, SIBLING, none, &raw mut pidfd, none, none)
+    })?;
+    let pid = i32::try_from(pid).map_err(|_| rustix::io::Errno::OVERFLOW)?;
+    let Some(pid) = Pid::from_raw(pid) else { exit(child()) };
+    // SAFETY: the kernel has stored a new descriptor there (CLONE_PIDFD), which nobody else knows.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Spawned { pid, pidfd })
+}
+
 /// Of `<linux/sched.h>`; `libc` has it as an integer too small for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 

@@ -8,6 +8,7 @@ pub mod clone;
 pub mod confine;
 pub mod durable;
 pub mod exec;
+pub mod foresight;
 pub mod mount;
 pub mod netlink;
 pub mod pin;

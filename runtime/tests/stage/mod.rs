@@ -155,12 +155,15 @@ impl<'a> Container<'a> {
     }
 
     pub fn begin_exec(&self, args: &[&str]) -> Result<(Exec, OwnedFd, OwnedFd), ExecError> {
+        self.begin_exec_of(&process(args))
+    }
+
+    pub fn begin_exec_of(&self, process: &Process) -> Result<(Exec, OwnedFd, OwnedFd), ExecError> {
         let (stdout, their_stdout) = rustix::pipe::pipe().unwrap();
         let (stderr, their_stderr) = rustix::pipe::pipe().unwrap();
-        let process = process(args);
         let streams =
             ExecStreams::Pipes { stdin: None, stdout: their_stdout, stderr: their_stderr };
-        let request = ExecRequest { process: &process, streams };
+        let request = ExecRequest { process, streams };
         let exec = self.pod.monitor.exec(&self.id, request)?;
         Ok((exec, stdout, stderr))
     }

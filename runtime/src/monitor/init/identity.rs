@@ -16,25 +16,42 @@ pub(super) fn limit(process: &Process) -> Step<()> {
     Ok(())
 }
 
-/// Becomes the user, with exactly these capabilities, cut to those that the monitor itself has.
-pub(super) fn assume(identity: &Identity, wished: Capabilities) -> Step<()> {
-    let own = thread::capabilities(None).step("read capabilities", "")?.permitted.bits();
+/// What the kernel wants for a system call filter of a process that may gain rights by `execve`: CAP_SYS_ADMIN, 21.
+pub(super) const TO_FILTER: u64 = 1 << 21;
+
+/// Becomes the user, with exactly these capabilities, cut to those that the monitor itself has. Those in `kept` stay in
+/// force until [`settle`] or `execve`, and nothing that is executed can have them.
+pub(super) fn assume(identity: &Identity, wished: Capabilities, kept: u64) -> Step<()> {
+    let own = own()?;
     bound(wished.bounding & own)?;
     become_user(identity)?;
     let sets = cut(wished, own);
-    let all = CapabilitySets {
-        effective: CapabilitySet::from_bits_retain(sets.effective),
-        permitted: CapabilitySet::from_bits_retain(sets.permitted),
-        // Only what the ambient set needs (CVE-2022-24769).
-        inheritable: CapabilitySet::from_bits_retain(sets.ambient),
-    };
-    thread::set_capabilities(None, all).step("set capabilities", "")?;
+    set(sets, kept & own)?;
     thread::clear_ambient_capability_set().step("clear ambient capabilities", "")?;
     for capability in bits(sets.ambient) {
         thread::configure_capability_in_ambient_set(capability, true)
             .step("set ambient capability", capability.bits().trailing_zeros().to_string())?;
     }
     Ok(())
+}
+
+/// Gives up what was kept beside these capabilities.
+pub(super) fn settle(wished: Capabilities) -> Step<()> {
+    set(cut(wished, own()?), 0)
+}
+
+fn own() -> Step<u64> {
+    Ok(thread::capabilities(None).step("read capabilities", "")?.permitted.bits())
+}
+
+fn set(sets: Capabilities, kept: u64) -> Step<()> {
+    let all = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(sets.effective | kept),
+        permitted: CapabilitySet::from_bits_retain(sets.permitted | kept),
+        // Only what the ambient set needs (CVE-2022-24769).
+        inheritable: CapabilitySet::from_bits_retain(sets.ambient),
+    };
+    thread::set_capabilities(None, all).step("set capabilities", "")
 }
 
 /// Takes out of the bounding set all that the program must never get.

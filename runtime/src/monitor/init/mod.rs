@@ -5,15 +5,18 @@
 //! sequence needs.
 //!
 //! A process in a PID namespace that others are in can be seen by them, and with CAP_SYS_PTRACE be taken over. So it is
-//! made as late as can be, by a first process outside, and holds no descriptor of the host (CVE-2016-9962). Until `execve`
-//! it has the monitor's capabilities still, because filters and identities need them:
+//! made as late as can be, by a first process outside, holds no descriptor of the host, and has no rights beyond those of
+//! the program (CVE-2016-9962):
 //!
 //! ```text
-//!   exec:      first: enters the container ─clone3─▶ second: rights, execve
+//!   exec:      first: enters the container, rights ─clone─▶ second: execve
 //!   container: first: namespaces, mounts, root ─┬──▶ goes on itself, as process 1: rights, execve
-//!                  in the pod's PID namespace:  └─clone3─▶ second: rights, execve
+//!                  in the pod's PID namespace:  └──▶ rights ─clone─▶ second: execve
 //!                  in a user namespace:  first: enters it ─clone3─▶ second, as process 1: all the rest
 //! ```
+//!
+//! One exception: a system call filter that does not let the first process make the second one is loaded by the second,
+//! which needs CAP_SYS_ADMIN for it unless it gives up gaining rights (`no_new_privs`).
 //!
 //! The second one is the monitor's child as well, so that the monitor gets its exit status.
 
@@ -39,6 +42,7 @@ pub(crate) use user::maker;
 use crate::refuse::Explain;
 use crate::world::World;
 use plan::{Fd, IdRange, LaunchPlan, PidNamespace, Process};
+use program::Filter;
 use runtime::protocol::Refusal;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -212,24 +216,34 @@ impl Program<'_> {
     /// Runs it in this process, the leader of a session.
     fn run(&self, root: BorrowedFd<'_>, channel: &Channel) -> Step<Infallible> {
         self.terminal.map_or(Ok(()), terminal::Peer::control)?;
-        program::run(self.process, root, self.stdio(), channel)
+        let filter = program::prepare(self.process, root, self.stdio())?;
+        program::finish(self.process, filter, channel)
     }
 
     /// Runs it in a new process, in the PID namespace that was entered for children. The monitor is its parent.
-    fn hand_over(&self, channel: &Channel) -> Step<()> {
+    ///
+    /// This process ends here: it has closed what the callers believe to hold.
+    fn hand_over(&self, channel: &Channel) -> ! {
+        clone::exit(tell(channel, self.handed_over(channel)))
+    }
+
+    fn handed_over(&self, channel: &Channel) -> Step<()> {
         let Stdio { stdin, stdout, stderr } = self.stdio();
         session::keep_only(vec![channel.as_fd(), stdin, stdout, stderr], &self.world.proof)?;
-        let spawn = Spawn { sibling: true, ..Spawn::default() };
-        let entered = || tell(channel, self.entered_steps(channel));
-        let spawned = spawn.run(&self.world.proof, entered).step("clone", "")?;
+        let root = sys::mount::root().step("open", "/")?;
+        let filter = program::prepare(self.process, root.as_fd(), self.stdio())?;
+        drop(root);
+        let filter = program::restrict_early(self.process, filter)?;
+        let entered = || tell(channel, self.entered_steps(filter, channel));
+        let spawned = clone::sibling(&self.world.proof, entered).step("clone", "")?;
         channel.say_with(&Word::Forked { pid: spawned.pid.as_raw_pid() }, spawned.pidfd.as_fd())
     }
 
-    fn entered_steps(&self, channel: &Channel) -> Step<Infallible> {
+    fn entered_steps(&self, filter: Filter, channel: &Channel) -> Step<Infallible> {
         channel.wait_for_go()?;
         rustix::process::setsid().step("start a session", "")?;
-        let root = sys::mount::root().step("open", "/")?;
-        self.run(root.as_fd(), channel)
+        self.terminal.map_or(Ok(()), terminal::Peer::control)?;
+        program::finish(self.process, filter, channel)
     }
 
     fn stdio(&self) -> Stdio<'_> {

@@ -1,4 +1,7 @@
 //! The last steps, the same for a container's first process and an exec: from the inside, with ever fewer rights.
+//!
+//! [`prepare`] does all that takes more rights than the program will have, and gives them up; [`finish`] needs none of
+//! them. Between the two, where others can see the process, it can be taken over without a gain (CVE-2016-9962).
 
 use super::resolve::{self, Kind, Links};
 use super::{Channel, Stdio, Step, Word, identity};
@@ -6,39 +9,72 @@ use crate::refuse::{Explain, refusal};
 use plan::{Process, Seccomp};
 use rustix::fs::{FileType, Mode, Uid};
 use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Signal};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::exec::{Strings, execve};
+use sys::foresight;
 use sys::rights::{self, Instruction};
 
-/// Runs the program; returns only what went wrong.
-pub(super) fn run(
-    process: &Process,
-    root: BorrowedFd<'_>,
-    stdio: Stdio<'_>,
-    channel: &Channel,
-) -> Step<Infallible> {
+/// What stands between a prepared process and its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// Nothing: there is none, or it holds already.
+    Done,
+    /// The filter. Where the process may gain rights by `execve`, the kernel wants CAP_SYS_ADMIN for it, so that is held
+    /// until then: `execve` takes it away, as the bounding set does not have it.
+    ToLoad,
+}
+
+/// Becomes what the program will be: limits, directory, standard streams, user, capabilities.
+pub(super) fn prepare(process: &Process, root: BorrowedFd<'_>, stdio: Stdio<'_>) -> Step<Filter> {
     identity::limit(process)?;
     let directory = directory(process, root)?;
     let entered = enter(&directory);
     connect(stdio, process)?;
     sys::clone::close_on_exec_from_3().step("close descriptors", "on execve")?;
-    let filter = process.seccomp.as_ref();
-    if !process.no_new_privileges {
-        // A filter needs CAP_SYS_ADMIN then, which is about to go.
-        channel.say(&Word::Executing)?;
-        restrict(filter)?;
-    }
-    identity::assume(&process.identity, process.capabilities)?;
+    let filter = if process.seccomp.is_some() { Filter::ToLoad } else { Filter::Done };
+    let kept = filter == Filter::ToLoad && !process.no_new_privileges;
+    let kept = if kept { identity::TO_FILTER } else { 0 };
+    identity::assume(&process.identity, process.capabilities, kept)?;
+    // A change of user makes a process dumpable where `fs.suid_dumpable` says so.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .step("protect", "from its neighbours")?;
     // The directory may be one that only the user can enter, on a network file system say.
     entered.or_else(|_| enter(&directory)).step("enter working directory", &process.cwd)?;
     reachable(process)?;
     rustix::process::umask(Mode::from_raw_mode(process.identity.umask.unwrap_or(0o022)));
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).step("set no_new_privs", "")?;
-        channel.say(&Word::Executing)?;
-        restrict(filter)?;
+    }
+    Ok(filter)
+}
+
+/// Loads the filter ahead of [`finish`], where that leaves the calls up to `execve` alone: a process that others can see
+/// then never holds the right to load it. Other filters, which no program that starts others can live with, wait.
+pub(super) fn restrict_early(process: &Process, filter: Filter) -> Step<Filter> {
+    let held = filter == Filter::ToLoad && !process.no_new_privileges;
+    let Some(seccomp) = process.seccomp.as_ref().filter(|_| held) else { return Ok(filter) };
+    let program = instructions(seccomp);
+    if !foresight::allows(&program, &foresight::TO_HAND_OVER) {
+        return Ok(filter);
+    }
+    restrict(&program, seccomp.flags)?;
+    identity::settle(process.capabilities)?;
+    Ok(Filter::Done)
+}
+
+/// Runs the program; returns only what went wrong. After the filter there is nothing but write(2) and `execve`: what a
+/// filter answers to a change of user, say, cannot deceive anybody here.
+pub(super) fn finish(process: &Process, filter: Filter, channel: &Channel) -> Step<Infallible> {
+    // Who ends with the monitor is not left to run without anybody who knows of it. A change of user would undo it.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("end with", "the monitor")?;
+    // It fails where the monitor has ended before that.
+    channel.say(&Word::Executing)?;
+    if let (Filter::ToLoad, Some(seccomp)) = (filter, &process.seccomp) {
+        restrict(&instructions(seccomp), seccomp.flags)?;
     }
     execute(process)
 }
@@ -79,14 +115,13 @@ fn connect(stdio: Stdio<'_>, process: &Process) -> Step<()> {
     Ok(())
 }
 
-fn restrict(filter: Option<&Seccomp>) -> Step<()> {
-    let Some(filter) = filter else { return Ok(()) };
-    let program: Vec<Instruction> = filter
-        .program
-        .iter()
-        .map(|at| Instruction { code: at.code, jt: at.jt, jf: at.jf, k: at.k })
-        .collect();
-    rights::filter_system_calls(&program, filter.flags).step("load system call filter", "")
+fn instructions(filter: &Seccomp) -> Vec<Instruction> {
+    let program = filter.program.iter();
+    program.map(|at| Instruction { code: at.code, jt: at.jt, jf: at.jf, k: at.k }).collect()
+}
+
+fn restrict(program: &[Instruction], flags: u32) -> Step<()> {
+    rights::filter_system_calls(program, flags).step("load system call filter", "")
 }
 
 fn execute(process: &Process) -> Step<Infallible> {

@@ -69,7 +69,7 @@ fn steps(start: &Start<'_>, monitor: BorrowedFd<'_>, channel: &Channel) -> Step<
     let proc = mount::new("proc", [], closed).step("make mount", "proc")?;
     root::enter_nothing()?;
     let root = Identity { uid: 0, gid: 0, groups: Vec::new(), umask: None };
-    identity::assume(&root, Capabilities::default())?;
+    identity::assume(&root, Capabilities::default(), 0)?;
     rustix::thread::set_no_new_privs(true).step("set no_new_privs", "")?;
     end_with(monitor)?;
     channel.say_with(&Word::Reaps, proc.as_fd())
