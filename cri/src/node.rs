@@ -58,7 +58,10 @@ impl Node {
         let mut stops = tokio::task::JoinSet::new();
         for container in containers {
             let all = Arc::clone(&self.containers);
-            stops.spawn(async move { all.stop(container, Duration::ZERO).await });
+            stops.spawn(async move {
+                all.break_off_start(&container).await;
+                all.stop(container, Duration::ZERO).await
+            });
         }
         while let Some(stopped) = stops.join_next().await {
             if let Ok(Err(err)) = stopped {

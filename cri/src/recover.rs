@@ -142,6 +142,7 @@ impl Node {
             }
             Err(MonitorError::Gone { .. }) => {
                 tracing::error!(pod = ?sandbox.id, "monitor is gone; the pod is not ready any more");
+                end_unreachable(sandbox);
                 self.abandon(sandbox, "the pod's monitor was gone when berthd started");
                 Ok(())
             }
@@ -280,6 +281,18 @@ impl Node {
         }
         swept("namespace pins", sys::pin::remove(&path));
         swept("run directory", crate::container::remove_tree(&path));
+    }
+}
+
+/// Ends a monitor that lives although nobody listens for it: its socket was removed with the run directory, and with that
+/// the only way to what it supervises.
+fn end_unreachable(sandbox: &Sandbox) {
+    match sandbox.detail().monitor.map(|mark| mark.kill()) {
+        None | Some(Ok(false)) => {}
+        Some(Ok(true)) => {
+            tracing::error!(pod = ?sandbox.id, "monitor without a socket was ended");
+        }
+        Some(Err(err)) => tracing::error!(pod = ?sandbox.id, %err, "end monitor without a socket"),
     }
 }
 

@@ -17,6 +17,7 @@ impl Containers {
             Err(ContainerError::NotFound(_)) => return Ok(()),
             Err(err) => return Err(err),
         };
+        self.break_off_start(&container).await;
         let lock =
             self.sandboxes.table.get(container.pod().as_str()).map(|pod| Arc::clone(&pod.lock));
         let guard = match lock {

@@ -67,12 +67,18 @@ impl Containers {
                 Ok(())
             }
             Err(err) => {
+                // The status is the container's own: it need not say of which one it tells.
+                let message = if let ContainerError::Start { message, .. } = &err {
+                    message.clone()
+                } else {
+                    chain(&err)
+                };
                 let exited = Exited {
                     started_at: None,
                     finished_at: now_ns(),
                     code: state::START_ERROR,
                     reason: Reason::StartError,
-                    message: chain(&err),
+                    message,
                 };
                 self.apply_or_log(container, Event::Exited(exited));
                 self.clean_up(container);

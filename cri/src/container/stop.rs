@@ -4,6 +4,7 @@ use super::{Container, ContainerError, Containers, State, signal};
 use crate::chain::chain;
 use crate::host::blocking;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -67,6 +68,22 @@ impl Containers {
             Ok(_) => Ok(()),
             Err(_) => Err(ContainerError::StillRunning { container: container.id.clone() }),
         }
+    }
+
+    /// Ends what a start that goes on has made so far, so that it fails soon: a stop or a removal waits for the pod's lock,
+    /// which the start holds, and a volume may take its time. Does nothing where none goes on.
+    pub(crate) async fn break_off_start(self: &Arc<Self>, container: &Arc<Container>) {
+        if container.state() != State::Created || !container.claimed.load(Ordering::Acquire) {
+            return;
+        }
+        let (this, container) = (Arc::clone(self), Arc::clone(container));
+        blocking(move || {
+            let killed = this.monitor_of(&container).map(|monitor| monitor.kill(&container.id));
+            if let Some(Err(err)) = killed {
+                tracing::warn!(container = ?container.id, err = chain(&err), "break off start");
+            }
+        })
+        .await;
     }
 
     async fn signal(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), ContainerError> {

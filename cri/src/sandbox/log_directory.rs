@@ -6,7 +6,7 @@
 use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 /// Why a log file cannot be used.
@@ -67,12 +67,24 @@ pub(crate) fn open(directory: &Path, relative: &str) -> Result<OwnedFd, LogPathE
         parent = step(&parent, Path::new(part.as_os_str()), DIRECTORY).map_err(failed)?;
     }
     let name = Path::new(relative.file_name().unwrap_or_default());
-    // Without NONBLOCK a pipe in the file's place would hold the daemon.
-    let flags =
-        OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = step(&parent, name, flags).map_err(failed)?;
-    let kind = FileType::from_raw_mode(fs::fstat(&file).map_err(failed)?.st_mode);
-    if kind == FileType::RegularFile { Ok(file) } else { Err(LogPathError::NotAFile(whole)) }
+    regular(&parent, name).map_err(failed)?.ok_or(LogPathError::NotAFile(whole))
+}
+
+/// Opens the regular file `name`, or makes it; `None` where it is something else. To open a device or a pipe is an act
+/// already (it rewinds a tape, arms a watchdog, takes a terminal), so what is there is looked at first.
+fn regular(parent: &OwnedFd, name: &Path) -> Result<Option<OwnedFd>, Errno> {
+    let (append, fresh) = (OFlags::WRONLY | OFlags::APPEND, OFlags::CREATE | OFlags::EXCL);
+    let there = match step(parent, name, append | fresh | OFlags::CLOEXEC) {
+        Err(Errno::EXIST) => step(parent, name, OFlags::PATH | OFlags::CLOEXEC)?,
+        made => return made.map(Some),
+    };
+    let kind = FileType::from_raw_mode(fs::fstat(&there)?.st_mode);
+    if kind != FileType::RegularFile {
+        return Ok(None);
+    }
+    // The descriptor itself, opened for more: its name may stand for something else by now.
+    let itself = format!("/proc/self/fd/{}", there.as_raw_fd());
+    fs::openat(CWD, itself, append | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).map(Some)
 }
 
 fn step(parent: &OwnedFd, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -112,7 +124,8 @@ mod tests {
         std::os::unix::fs::symlink(outside.join("f"), logs.join("file.log")).unwrap();
         let mode = Mode::RUSR | Mode::WUSR;
         fs::mknodat(CWD, logs.join("pipe"), FileType::Fifo, mode, 0).unwrap();
-        for path in ["link/0.log", "file.log", "pipe"] {
+        std::fs::create_dir(logs.join("directory")).unwrap();
+        for path in ["link/0.log", "file.log", "pipe", "directory"] {
             assert!(open(&logs, path).is_err(), "{path}");
         }
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);

@@ -24,7 +24,7 @@ use cri_api::runtime::v1::{NamespaceMode, PodSandboxConfig};
 use netns::{Attached, NetworkError};
 use runtime::cgroup::BadCgroupPath;
 use runtime::id::PodId;
-use runtime::monitor::{Monitor, MonitorError};
+use runtime::monitor::{Mark, Monitor, MonitorError};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
@@ -74,6 +74,9 @@ pub(crate) struct Detail {
     pub(crate) cgroup: String,
     /// Whether that cgroup is ours to remove, rather than kubelet's.
     pub(crate) owns_cgroup: bool,
+    /// The pod's monitor, to be found where its socket has gone: somebody may have emptied the run directory.
+    #[serde(default)]
+    pub(crate) monitor: Option<Mark>,
 }
 
 /// A pod in memory.

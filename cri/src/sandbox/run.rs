@@ -179,6 +179,8 @@ impl Sandboxes {
                 network,
                 cgroup: wish.cgroup.path.to_string(),
                 owns_cgroup: wish.cgroup.is_ours,
+                // It is alive: it has just answered. Where it died since, there is nothing to find again.
+                monitor: monitor.mark().ok(),
             },
         };
         let failed = |source| SandboxError::Record { pod: id.clone(), source };
