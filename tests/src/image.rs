@@ -72,6 +72,11 @@ impl Tree {
         self.entry(path, EntryType::Link, 0o755, Content::Link(target))
     }
 
+    #[must_use]
+    pub fn fifo(self, path: &str) -> Self {
+        self.entry(path, EntryType::Fifo, 0o644, Content::None)
+    }
+
     /// The mark that a lower layer's file is not there any more.
     #[must_use]
     pub fn whiteout(self, directory: &str, name: &str) -> Self {

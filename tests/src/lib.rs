@@ -18,10 +18,12 @@
     reason = "only the suites use this; a line is written where a name does not tell"
 )]
 
+pub mod canary;
 pub mod census;
 pub mod cgroup;
 pub mod cri;
 pub mod daemon;
+pub mod hostile;
 pub mod http;
 pub mod image;
 pub mod log;
@@ -29,11 +31,13 @@ pub mod patience;
 pub mod peer;
 pub mod pods;
 pub mod process;
+pub mod race;
 pub mod registry;
 pub mod scripted;
 pub mod stage;
 pub mod world;
 
+pub use canary::Canary;
 pub use image::ImageBuilder;
 pub use pods::Pod;
 pub use registry::Registry;
