@@ -3,6 +3,7 @@
 pub(crate) mod containers;
 pub(crate) mod exec;
 pub(crate) mod images;
+pub(crate) mod inspection;
 pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod pods;

@@ -1,14 +1,15 @@
 //! `berth inspect`.
 
-use cri_api::runtime::v1::{ContainerState, ContainerStatus};
+use cri_api::runtime::v1::{ContainerState, ContainerStatus, ContainerStatusResponse};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::{Filter, status};
+use crate::commands::inspection::{Inspected, Inspection};
 use crate::error::CliError;
 use crate::node::Node;
-use crate::output::{Format, Out, document, human};
+use crate::output::{Out, document, human};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
@@ -23,13 +24,8 @@ pub(crate) struct Inspect {
     #[command(flatten)]
     filter: Filter,
 
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value = "json")]
-    output: Format,
-
-    /// Leave out the runtime's own documents
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    inspection: Inspection,
 }
 
 impl Inspect {
@@ -39,25 +35,20 @@ impl Inspect {
             let found = self.filter.find(node, None, self.all).await?;
             ids = found.into_iter().map(|container| container.id).collect();
         }
-        if ids.is_empty() {
-            return Err(CliError::NothingMatches);
-        }
-        let mut documents = Vec::new();
-        for id in ids {
-            let (container, answer) = status(node, &id, !self.quiet).await?;
-            if self.output == Format::Table {
-                at_length(&container, out)?;
-                document::details(&answer.info)
-                    .try_for_each(|(key, value)| out.line(format_args!("Info {key}: {value}")))?;
-            } else {
-                let status = readable(&container, &TimeZone::system());
-                documents.push(document::inspected(status, &answer.info));
-            }
-        }
-        if self.output == Format::Table {
-            return Ok(());
-        }
-        out.document(&document::one_or_list(documents), self.output)
+        let look_up = async |id: &str, verbose| status(node, id, verbose).await;
+        self.inspection.show(ids, out, look_up).await
+    }
+}
+
+impl Inspected for (ContainerStatus, ContainerStatusResponse) {
+    fn document(&self) -> Value {
+        document::inspected(readable(&self.0, &TimeZone::system()), &self.1.info)
+    }
+
+    fn at_length(&self, out: &mut Out) -> Result<(), CliError> {
+        at_length(&self.0, out)?;
+        document::details(&self.1.info)
+            .try_for_each(|(key, value)| out.line(format_args!("Info {key}: {value}")))
     }
 }
 

@@ -1,11 +1,15 @@
 //! `berth inspecti`.
 
-use cri_api::runtime::v1::ImageStatusResponse;
+use std::collections::BTreeMap;
+
+use cri_api::runtime::v1::Image;
+use serde_json::Value;
 
 use super::{list, status};
+use crate::commands::inspection::{Inspected, Inspection};
 use crate::error::CliError;
 use crate::node::Node;
-use crate::output::{Format, Out, document, human};
+use crate::output::{Out, document, human};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inspect {
@@ -21,13 +25,8 @@ pub(crate) struct Inspect {
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
 
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value = "json")]
-    output: Format,
-
-    /// Leave out the runtime's own documents
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    inspection: Inspection,
 }
 
 impl Inspect {
@@ -37,36 +36,31 @@ impl Inspect {
             let images = list::list(node, self.name.as_deref(), &self.filter).await?;
             names = images.into_iter().map(|image| image.id).collect();
         }
-        if names.is_empty() {
-            return Err(CliError::NothingMatches);
-        }
-        let mut documents = Vec::new();
-        for name in names {
-            let answer = status(node, &name, !self.quiet).await?;
-            let image = answer.image.as_ref().ok_or(CliError::NoSuchImage(name))?;
-            if self.output == Format::Table {
-                at_length(&answer, out)?;
-            } else {
-                documents.push(document::inspected(document::json(image), &answer.info));
-            }
-        }
-        if self.output == Format::Table {
-            return Ok(());
-        }
-        out.document(&document::one_or_list(documents), self.output)
+        let look_up = async |name: &str, verbose| {
+            let answer = status(node, name, verbose).await?;
+            let image = answer.image.ok_or_else(|| CliError::NoSuchImage(name.to_owned()))?;
+            Ok((image, answer.info))
+        };
+        self.inspection.show(names, out, look_up).await
     }
 }
 
-fn at_length(answer: &ImageStatusResponse, out: &mut Out) -> Result<(), CliError> {
-    let image = answer.image.clone().unwrap_or_default();
-    out.line(format_args!("ID: {}", image.id))?;
-    for tag in &image.repo_tags {
-        out.line(format_args!("Tag: {tag}"))?;
+impl Inspected for (Image, BTreeMap<String, String>) {
+    fn document(&self) -> Value {
+        document::inspected(document::json(&self.0), &self.1)
     }
-    for digest in &image.repo_digests {
-        out.line(format_args!("Digest: {digest}"))?;
+
+    fn at_length(&self, out: &mut Out) -> Result<(), CliError> {
+        let (image, info) = self;
+        out.line(format_args!("ID: {}", image.id))?;
+        for tag in &image.repo_tags {
+            out.line(format_args!("Tag: {tag}"))?;
+        }
+        for digest in &image.repo_digests {
+            out.line(format_args!("Digest: {digest}"))?;
+        }
+        out.line(format_args!("Size: {}", human::size(image.size)))?;
+        document::details(info)
+            .try_for_each(|(key, value)| out.line(format_args!("Info {key}: {value}")))
     }
-    out.line(format_args!("Size: {}", human::size(image.size)))?;
-    document::details(&answer.info)
-        .try_for_each(|(key, value)| out.line(format_args!("Info {key}: {value}")))
 }

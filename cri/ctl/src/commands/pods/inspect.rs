@@ -4,9 +4,10 @@ use cri_api::runtime::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use crate::commands::inspection::{Inspected, Inspection};
 use crate::error::CliError;
 use crate::node::Node;
-use crate::output::{Format, Out, document, human};
+use crate::output::{Out, document, human};
 use crate::select::Selection;
 
 #[derive(Debug, clap::Args)]
@@ -22,13 +23,8 @@ pub(crate) struct Inspect {
     #[command(flatten)]
     selection: Selection,
 
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value = "json")]
-    output: Format,
-
-    /// Leave out the runtime's own documents
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    inspection: Inspection,
 }
 
 impl Inspect {
@@ -38,27 +34,22 @@ impl Inspect {
             let pods = super::list(node, None, self.state.as_deref(), &self.selection).await?;
             ids = pods.into_iter().map(|pod| pod.id).collect();
         }
-        if ids.is_empty() {
-            return Err(CliError::NothingMatches);
-        }
-        let mut documents = Vec::new();
-        for id in ids {
-            let request =
-                PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: !self.quiet };
-            let answer = node
-                .pod_sandbox_status(request)
-                .await
-                .map_err(CliError::call(format!("get the status of pod {id}")))?;
-            if self.output == Format::Table {
-                at_length(&answer, out)?;
-            } else {
-                documents.push(document::inspected(status(&answer), &answer.info));
-            }
-        }
-        if self.output == Format::Table {
-            return Ok(());
-        }
-        out.document(&document::one_or_list(documents), self.output)
+        let look_up = async |id: &str, verbose| {
+            let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose };
+            let answer = node.pod_sandbox_status(request).await;
+            answer.map_err(CliError::call(format!("get the status of pod {id}")))
+        };
+        self.inspection.show(ids, out, look_up).await
+    }
+}
+
+impl Inspected for PodSandboxStatusResponse {
+    fn document(&self) -> Value {
+        document::inspected(status(self), &self.info)
+    }
+
+    fn at_length(&self, out: &mut Out) -> Result<(), CliError> {
+        at_length(self, out)
     }
 }
 
