@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
-use crate::subnet::Subnet;
+use crate::subnet::Subnets;
 
 /// The built-in bridge network. Daemons side by side need different ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,12 +11,26 @@ use crate::subnet::Subnet;
 pub struct BridgeConfig {
     /// The bridge's name, such as `berth0`; at most 15 bytes. Made if it is missing.
     pub name: String,
-    /// Where pods get their addresses from, such as `10.88.0.0/16`. The bridge has the first one.
-    pub subnet: Subnet,
-    /// The largest packet on the bridge and in the pods, in bytes; the kernel's 1500 if not given.
+    /// Where pods get their addresses from, such as `10.88.0.0/16`; the bridge has the first one of each. `None` until somebody
+    /// says so with [`Bridge::move_to`](crate::Bridge::move_to).
+    pub subnets: Option<Subnets>,
+    /// The largest packet on the bridge and in the pods, in bytes; that of the link with the default route if not given.
     pub mtu: Option<u32>,
-    /// The nftables table of family `ip` that holds masquerade and host ports, such as `berth`. Nothing else may be in it.
+    /// The nftables tables of families `inet` and `bridge` that hold the rules, such as `berth`. Nothing else may be in them.
     pub table: String,
+    /// What to do about rules of others that drop what is forwarded.
+    pub forward: Forward,
+}
+
+/// What to do about the rules of others that drop what pods send through the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forward {
+    /// Say so in the log and in the network's status.
+    #[default]
+    Report,
+    /// Begin the chains whose policy is to drop with rules that accept what comes from pods or goes to them.
+    Accept,
 }
 
 impl BridgeConfig {

@@ -50,7 +50,7 @@ pub fn wish(digit: char, host_ports: &[u16]) -> NetworkWish {
             container_port: 80,
         })
         .collect();
-    NetworkWish { owner: digit.to_string().repeat(64), ports }
+    NetworkWish { owner: digit.to_string().repeat(64), ports, ..Default::default() }
 }
 
 /// A pod that is attached, with the namespace that keeps it so.
@@ -199,6 +199,7 @@ fn sweep_removes_what_nobody_owns(world: &impl World) {
     let kept = attach(world, &*crashed, &wish('a', &[8080])).unwrap();
     let with_kept = world.census();
     let lost = attach(world, &*crashed, &wish('b', &[8081])).unwrap();
+    drop(crashed);
 
     let restarted = world.open();
     restarted.adopt(&kept.attached);

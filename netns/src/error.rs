@@ -32,10 +32,8 @@ pub enum NetworkError {
     #[error("host port {0} leads to container port 0")]
     NoContainerPort(PortMapping),
 
-    /// A host port is asked for on an address this network cannot map: IPv6, loopback, multicast or broadcast.
-    ///
-    /// Loopback is refused because it needs `route_localnet`, which lets neighbours reach services bound to 127.0.0.1
-    /// (CVE-2020-8558).
+    /// A host port is asked for on an address that cannot be mapped: multicast, broadcast, `::1`, or of a family that pods
+    /// have no address of.
     #[error("host port {0} is on an address that cannot be mapped to a pod")]
     HostAddress(PortMapping),
 
@@ -47,6 +45,10 @@ pub enum NetworkError {
         /// The earlier of the two.
         other: PortMapping,
     },
+
+    /// A limit of a pod's traffic is less or more than there can be.
+    #[error("a bandwidth must be from 1k to 1P bits per second, got {0}")]
+    Bandwidth(u64),
 
     /// Another pod holds the host port, or one that overlaps it.
     #[error("host port {port} of pod {owner} overlaps {held} of pod {holder}")]
@@ -71,6 +73,10 @@ pub enum NetworkError {
         /// The subnet leases come from.
         subnet: Subnet,
     },
+
+    /// Nobody has said yet where pods get their addresses from: kubelet does, with `UpdateRuntimeConfig`.
+    #[error("no pod subnet is known yet: kubelet has not told the node's pod CIDR")]
+    NoSubnet,
 
     /// The kernel refused a change or a question asked over netlink.
     #[error("{step} {object}")]
@@ -115,10 +121,10 @@ pub enum NetworkError {
         name: String,
     },
 
-    /// Something the network stands on is gone or was changed from outside; opening the bridge anew restores it.
+    /// Something the network stands on is gone or was changed from outside, and could not be put right.
     #[error("{object} {name} is {state}")]
     Broken {
-        /// "bridge" or "nftables table".
+        /// "bridge", "nftables table" and the like.
         object: &'static str,
         /// Its configured name.
         name: String,

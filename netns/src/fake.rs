@@ -1,13 +1,12 @@
 //! A pod network in memory, for tests of crates that use one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::NetworkError;
-use crate::ledger::{Entry, Ledger};
-use crate::network::{Attached, Checked, NetworkWish, PodNetwork};
+use crate::ledger::Ledger;
+use crate::network::{Attached, Checked, Kind, NetworkWish, PodNetwork};
 use crate::subnet::Subnet;
 
 /// A [`PodNetwork`] that keeps the books and leaves the kernel alone. The namespaces it is given are not looked at.
@@ -18,32 +17,34 @@ pub struct Fake {
     kernel: Arc<Mutex<Kernel>>,
 }
 
-/// What the kernel would have; it survives the daemon.
-#[derive(Debug, Default)]
-struct Kernel {
-    /// Host links and their owners.
-    links: BTreeMap<String, String>,
-    ports: Vec<Entry>,
-}
+/// What the kernel would have, by owner; it survives the daemon.
+type Kernel = BTreeMap<String, Attached>;
 
 impl Fake {
     /// A network nobody is attached to.
     pub fn new(subnet: Subnet) -> Self {
-        Self { subnet, ledger: Mutex::new(Ledger::new(subnet)), kernel: Arc::default() }
+        Self { subnet, ledger: ledger(subnet), kernel: Arc::default() }
     }
 
     /// The same network as a restarted daemon finds it: the links are there, and nothing is known of them.
     pub fn reopen(&self) -> Self {
-        let ledger = Mutex::new(Ledger::new(self.subnet));
-        Self { subnet: self.subnet, ledger, kernel: Arc::clone(&self.kernel) }
+        let (subnet, kernel) = (self.subnet, Arc::clone(&self.kernel));
+        Self { subnet, ledger: ledger(subnet), kernel }
     }
 
     /// All links and host ports there are, for censuses of leaks.
     pub fn census(&self) -> Vec<String> {
-        let kernel = lock(&self.kernel);
-        let links = kernel.links.keys().map(|link| format!("link {link}"));
-        links.chain(kernel.ports.iter().map(Entry::to_string)).collect()
+        lock(&self.kernel).values().flat_map(names).collect()
     }
+}
+
+fn ledger(subnet: Subnet) -> Mutex<Ledger> {
+    Mutex::new(Ledger::new(Some(&subnet.into())))
+}
+
+fn names(pod: &Attached) -> Vec<String> {
+    let ports = pod.ports.iter().map(|port| format!("host port {port} of {}", pod.owner));
+    std::iter::once(format!("link {}", pod.host_link)).chain(ports).collect()
 }
 
 impl PodNetwork for Fake {
@@ -54,27 +55,23 @@ impl PodNetwork for Fake {
     }
 
     fn attach(&self, _netns: BorrowedFd<'_>, plan: Checked) -> Result<Attached, NetworkError> {
-        let address = lock(&self.ledger).claim(&plan)?;
-        let host_link = format!("fake-{}", &plan.owner[..10]);
-        let mut kernel = lock(&self.kernel);
-        kernel.links.insert(host_link.clone(), plan.owner.clone());
-        let entry = |port| Entry { owner: plan.owner.clone(), port, address };
-        kernel.ports.extend(plan.ports.iter().copied().map(entry));
-        Ok(Attached {
+        let attached = lock(&self.ledger).claim(&plan, |addresses| Attached {
+            kind: Kind::Builtin,
             interface: "eth0".to_owned(),
-            host_link,
+            host_link: format!("fake-{}", &plan.owner[..10]),
             mac: "02:00:00:00:00:01".to_owned(),
-            addresses: vec![IpAddr::V4(address)],
-            gateway: Some(IpAddr::V4(self.subnet.gateway())),
-            owner: plan.owner,
-            ports: plan.ports,
-        })
+            addresses,
+            gateway: Some(self.subnet.gateway()),
+            owner: plan.owner.clone(),
+            ports: plan.ports.clone(),
+            bandwidth: plan.bandwidth,
+        })?;
+        lock(&self.kernel).insert(attached.owner.clone(), attached.clone());
+        Ok(attached)
     }
 
     fn detach(&self, attached: &Attached) -> Result<(), NetworkError> {
-        let mut kernel = lock(&self.kernel);
-        kernel.links.remove(&attached.host_link);
-        kernel.ports.retain(|entry| entry.owner != attached.owner);
+        lock(&self.kernel).remove(&attached.owner);
         lock(&self.ledger).release(&attached.owner);
         Ok(())
     }
@@ -84,25 +81,27 @@ impl PodNetwork for Fake {
     }
 
     fn sweep(&self, owners: &BTreeSet<String>) -> Result<Vec<String>, NetworkError> {
-        let mut kernel = lock(&self.kernel);
         let mut removed = Vec::new();
-        kernel.links.retain(|link, owner| {
+        lock(&self.kernel).retain(|owner, pod| {
             let owned = owners.contains(owner);
             if !owned {
-                removed.push(format!("link {link}"));
+                removed.extend(names(pod));
             }
             owned
         });
-        let (owned, unowned): (Vec<_>, Vec<_>) =
-            kernel.ports.drain(..).partition(|entry| owners.contains(&entry.owner));
-        kernel.ports = owned;
-        removed.extend(unowned.iter().map(Entry::to_string));
         lock(&self.ledger).retain(owners);
         Ok(removed)
     }
 
-    fn status(&self) -> Result<(), NetworkError> {
-        Ok(())
+    fn status(&self) -> Result<Vec<String>, NetworkError> {
+        Ok(Vec::new())
+    }
+
+    fn verify(&self, attached: &Attached) -> Result<(), NetworkError> {
+        let there = lock(&self.kernel).contains_key(&attached.owner);
+        let name = attached.host_link.clone();
+        let gone = NetworkError::Broken { object: "link", name, state: "missing" };
+        if there { Ok(()) } else { Err(gone) }
     }
 }
 
@@ -113,7 +112,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::net::Ipv4Addr;
+    use std::net::IpAddr;
     use std::os::fd::{AsFd, OwnedFd};
 
     use super::*;
@@ -144,7 +143,7 @@ mod tests {
         let wish = contract::wish('a', &[8080]);
         let netns = World::namespace(&fake);
         let attached = fake.attach(netns.as_fd(), fake.check(&wish).unwrap()).unwrap();
-        assert_eq!(attached.addresses, [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))]);
+        assert_eq!(attached.addresses, [IpAddr::from([192, 0, 2, 2])]);
         let port = format!("host port 8080/tcp of {}", wish.owner);
         assert_eq!(fake.census(), [format!("link {}", attached.host_link), port]);
     }

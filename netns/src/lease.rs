@@ -1,206 +1,159 @@
 //! Which pod has which address. Pure: the kernel and the records hold the truth, this is rebuilt from them.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::subnet::Subnet;
 
-/// The addresses of a subnet and who has them.
+/// The address that the next pod gets: the first free one after `last`, the one handed out most recently, around the
+/// subnet's end.
 ///
-/// Addresses are handed out in order; when all have been, the one given back longest ago comes next, so that what peers
-/// still remember of a pod (connections, names) seldom meets another pod.
+/// So an address comes up again only when all others have had their turn, and what peers still remember of a pod
+/// (connections, names) seldom meets another one.
+pub(crate) fn pick(
+    subnet: Subnet,
+    last: Option<IpAddr>,
+    taken: &BTreeMap<IpAddr, String>,
+) -> Option<IpAddr> {
+    let mut candidate = subnet.after(last.unwrap_or(subnet.gateway()));
+    // More than the taken ones need not be looked at, and no more than there are.
+    let looks = (taken.len() as u128 + 1).min(subnet.hosts());
+    for _ in 0..looks {
+        if !taken.contains_key(&candidate) {
+            return Some(candidate);
+        }
+        candidate = subnet.after(candidate);
+    }
+    None
+}
+
+/// The addresses of a subnet and who has them.
 #[derive(Debug)]
 pub(crate) struct Leases {
     subnet: Subnet,
-    /// The next address that has not been handed out yet, and how many there are from it on, around the subnet's end.
-    next: Ipv4Addr,
-    untried: u32,
-    released: VecDeque<Ipv4Addr>,
-    holders: BTreeMap<Ipv4Addr, String>,
-    addresses: BTreeMap<String, Ipv4Addr>,
-}
-
-/// Why a lease could not be noted.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// No address is left.
-    Full,
-    /// The pod has one.
-    HasOne,
-    /// The address is outside the subnet, or somebody else's.
-    NotFree,
+    last: Option<IpAddr>,
+    holders: BTreeMap<IpAddr, String>,
 }
 
 impl Leases {
     pub(crate) fn new(subnet: Subnet) -> Self {
-        let mut leases = Self {
-            subnet,
-            next: Ipv4Addr::from_bits(subnet.gateway().to_bits() + 1),
-            untried: 0,
-            released: VecDeque::new(),
-            holders: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-        };
-        leases.untried = leases.hosts();
-        leases
+        Self { subnet, last: None, holders: BTreeMap::new() }
     }
 
-    /// How many addresses there are for pods.
-    fn hosts(&self) -> u32 {
-        self.subnet.broadcast().to_bits() - self.subnet.gateway().to_bits() - 1
+    pub(crate) fn subnet(&self) -> Subnet {
+        self.subnet
     }
 
-    /// Leases an address to `owner`.
-    pub(crate) fn lease(&mut self, owner: &str) -> Result<Ipv4Addr, Refused> {
-        if self.addresses.contains_key(owner) {
-            return Err(Refused::HasOne);
-        }
-        let address = self.find_free().ok_or(Refused::Full)?;
-        self.note(owner, address);
-        Ok(address)
-    }
-
-    /// Notes that `owner` has `address` since before this daemon started. Leases go on behind it.
-    pub(crate) fn adopt(&mut self, owner: &str, address: Ipv4Addr) -> Result<(), Refused> {
-        match self.addresses.get(owner) {
-            Some(known) if *known == address => return Ok(()),
-            Some(_) => return Err(Refused::HasOne),
-            None => {}
-        }
-        if !self.subnet.can_lease(address) || self.holders.contains_key(&address) {
-            return Err(Refused::NotFree);
-        }
-        self.note(owner, address);
-        // What lies before it is not lost: none has been handed out yet, so `untried` counts once around.
-        if self.untried == self.hosts() && self.next <= address {
-            self.next = self.after(address);
-        }
-        Ok(())
-    }
-
-    /// Takes the address of `owner` back, if it has one.
-    pub(crate) fn release(&mut self, owner: &str) {
-        if let Some(address) = self.addresses.remove(owner) {
-            self.holders.remove(&address);
-            self.released.push_back(address);
-        }
-    }
-
-    /// The address of `owner`.
-    pub(crate) fn of(&self, owner: &str) -> Option<Ipv4Addr> {
-        self.addresses.get(owner).copied()
-    }
-
-    /// Everybody who has an address.
-    pub(crate) fn owners(&self) -> impl Iterator<Item = &String> {
-        self.addresses.keys()
-    }
-
-    fn note(&mut self, owner: &str, address: Ipv4Addr) {
-        self.addresses.insert(owner.to_owned(), address);
+    /// Leases an address to `owner`; `None` when all are taken.
+    pub(crate) fn lease(&mut self, owner: &str) -> Option<IpAddr> {
+        let address = pick(self.subnet, self.last, &self.holders)?;
+        self.last = Some(address);
         self.holders.insert(address, owner.to_owned());
+        Some(address)
     }
 
-    fn find_free(&mut self) -> Option<Ipv4Addr> {
-        while self.untried > 0 {
-            let candidate = self.next;
-            self.next = self.after(candidate);
-            self.untried -= 1;
-            if !self.holders.contains_key(&candidate) {
-                return Some(candidate);
-            }
+    /// Notes that `owner` has `address` since before this daemon started. Leases go on behind it. False if it cannot be had
+    /// or is somebody else's.
+    pub(crate) fn adopt(&mut self, owner: &str, address: IpAddr) -> bool {
+        if !self.subnet.can_lease(address) {
+            return false;
         }
-        // An adopted address can be both released and come up as untried, and so be in use again here.
-        std::iter::from_fn(|| self.released.pop_front())
-            .find(|candidate| !self.holders.contains_key(candidate))
+        let holder = self.holders.entry(address).or_insert_with(|| owner.to_owned());
+        if holder != owner {
+            return false;
+        }
+        self.last = self.last.max(Some(address));
+        true
     }
 
-    fn after(&self, address: Ipv4Addr) -> Ipv4Addr {
-        let next = Ipv4Addr::from_bits(address.to_bits() + 1);
-        if self.subnet.can_lease(next) {
-            next
-        } else {
-            Ipv4Addr::from_bits(self.subnet.gateway().to_bits() + 1)
-        }
+    /// Takes every address of `owner` back.
+    pub(crate) fn release(&mut self, owner: &str) {
+        self.holders.retain(|_, holder| holder != owner);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     fn leases() -> Leases {
         Leases::new("192.0.2.0/29".parse().unwrap())
     }
 
-    fn last(address: Result<Ipv4Addr, Refused>) -> Result<u8, Refused> {
-        address.map(|address| address.octets()[3])
+    fn ip(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    fn last(address: Option<IpAddr>) -> Option<u8> {
+        match address? {
+            IpAddr::V4(ip) => Some(ip.octets()[3]),
+            IpAddr::V6(ip) => Some(ip.octets()[15]),
+        }
+    }
+
+    #[test]
+    fn the_first_free_address_after_the_last_one_is_picked() {
+        let subnet = "192.0.2.0/29".parse().unwrap();
+        let all: &[u8] = &[2, 3, 4, 5, 6];
+        let cases: [(&str, Option<u8>, &[u8], Option<u8>); 8] = [
+            ("the first pod", None, &[], Some(2)),
+            ("the next", Some(2), &[2], Some(3)),
+            ("not the one just given back", Some(3), &[2], Some(4)),
+            ("past taken ones", Some(3), &[4, 5], Some(6)),
+            ("around the end", Some(6), &[2], Some(3)),
+            ("the one just given back, if it is the only one", Some(4), &[2, 3, 5, 6], Some(4)),
+            ("full", Some(4), all, None),
+            ("of another subnet", Some(200), &[], Some(2)),
+        ];
+        for (what, before, taken, expected) in cases {
+            let taken = taken.iter().map(|&last| (ip(last), String::new())).collect();
+            assert_eq!(last(pick(subnet, before.map(ip), &taken)), expected, "{what}");
+        }
     }
 
     #[test]
     fn hands_out_every_host_once_and_then_is_full() {
-        let mut leases = leases();
-        let got: Vec<_> = (0..6).map(|n| last(leases.lease(&format!("p{n}")))).collect();
-        assert_eq!(got, [Ok(2), Ok(3), Ok(4), Ok(5), Ok(6), Err(Refused::Full)]);
-    }
-
-    #[test]
-    fn an_address_given_back_is_reused_last() {
-        let mut leases = leases();
-        for owner in ["a", "b", "c"] {
-            leases.lease(owner).unwrap();
+        for subnet in ["192.0.2.0/29", "fd00::/125"] {
+            let mut leases = Leases::new(subnet.parse().unwrap());
+            let got: Vec<_> = (0..6).map(|n| last(leases.lease(&format!("p{n}")))).collect();
+            assert_eq!(got, [Some(2), Some(3), Some(4), Some(5), Some(6), None]);
         }
-        leases.release("b");
-        leases.release("a");
-        leases.release("a");
-        let got: Vec<_> =
-            ["d", "e", "f", "g", "h"].map(|owner| last(leases.lease(owner))).into_iter().collect();
-        assert_eq!(got, [Ok(5), Ok(6), Ok(3), Ok(2), Err(Refused::Full)]);
-        assert_eq!(leases.of("a"), None);
-        assert_eq!(leases.owners().collect::<Vec<_>>(), ["c", "d", "e", "f", "g"]);
     }
 
     #[test]
-    fn a_pod_gets_one_address() {
-        let mut leases = leases();
-        leases.lease("a").unwrap();
-        assert_eq!(leases.lease("a"), Err(Refused::HasOne));
+    fn a_vast_subnet_is_not_walked() {
+        let mut leases = Leases::new("fd00::/64".parse().unwrap());
+        for n in 0..300 {
+            assert!(leases.lease(&format!("p{n}")).is_some());
+        }
+        leases.release("p7");
+        assert_eq!(leases.lease("next").unwrap().to_string(), "fd00::12e");
     }
 
     #[test]
     fn adopted_addresses_are_kept_and_leases_go_on_behind_them() {
         let mut leases = leases();
-        let address = |last| Ipv4Addr::new(192, 0, 2, last);
         let cases = [
-            ("recorded", "a", 4, Ok(())),
-            ("recorded twice", "a", 4, Ok(())),
-            ("another one of the same pod", "a", 5, Err(Refused::HasOne)),
-            ("somebody else's", "b", 4, Err(Refused::NotFree)),
-            ("the gateway", "b", 1, Err(Refused::NotFree)),
-            ("the broadcast address", "b", 7, Err(Refused::NotFree)),
-            ("outside", "b", 200, Err(Refused::NotFree)),
+            ("recorded", "a", 4, true),
+            ("recorded twice", "a", 4, true),
+            ("somebody else's", "b", 4, false),
+            ("the gateway", "b", 1, false),
+            ("the broadcast address", "b", 7, false),
+            ("outside", "b", 200, false),
         ];
         for (what, owner, last, expected) in cases {
-            assert_eq!(leases.adopt(owner, address(last)), expected, "{what}");
+            assert_eq!(leases.adopt(owner, ip(last)), expected, "{what}");
         }
         let got: Vec<_> = (0..5).map(|n| last(leases.lease(&format!("p{n}")))).collect();
-        assert_eq!(got, [Ok(5), Ok(6), Ok(2), Ok(3), Err(Refused::Full)]);
-    }
-
-    #[test]
-    fn adopting_late_loses_no_address() {
-        let mut leases = leases();
-        for owner in ["a", "b", "c"] {
-            leases.lease(owner).unwrap();
-        }
-        leases.adopt("d", Ipv4Addr::new(192, 0, 2, 6)).unwrap();
-        assert_eq!(last(leases.lease("e")), Ok(5));
+        assert_eq!(got, [Some(5), Some(6), Some(2), Some(3), None]);
     }
 
     #[test]
     fn no_address_is_lost_or_given_twice_over_many_lives() {
         let mut leases = leases();
-        leases.adopt("adopted", Ipv4Addr::new(192, 0, 2, 6)).unwrap();
+        assert!(leases.adopt("adopted", ip(6)));
         let mut alive: VecDeque<String> = VecDeque::from(["adopted".to_owned()]);
         for round in 0..1000_u32 {
             if round % 3 == 0 || alive.len() == 5 {
@@ -210,8 +163,6 @@ mod tests {
             leases.lease(&owner).unwrap();
             alive.push_back(owner);
             assert_eq!(leases.holders.len(), alive.len());
-            assert_eq!(leases.addresses.len(), alive.len());
-            assert!(leases.released.len() <= 10, "released addresses pile up");
         }
     }
 }

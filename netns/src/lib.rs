@@ -16,6 +16,7 @@
 
 mod bridge;
 mod config;
+mod conntrack;
 #[cfg(any(test, feature = "fake"))]
 pub mod contract;
 mod error;
@@ -25,17 +26,21 @@ mod firewall;
 mod inside;
 mod lease;
 mod ledger;
+mod mac;
 mod netlink;
 mod network;
 mod route;
 mod setting;
+mod shaping;
 mod subnet;
 
 pub use bridge::{Bridge, loopback_up};
-pub use config::BridgeConfig;
+pub use config::{BridgeConfig, Forward};
 pub use error::NetworkError;
 #[cfg(any(test, feature = "fake"))]
 pub use fake::Fake;
 pub use netlink::{Error as NetlinkError, Refusal};
-pub use network::{Attached, Checked, NetworkWish, PodNetwork, PortMapping, Protocol};
-pub use subnet::{BadSubnet, Subnet};
+pub use network::{
+    About, Attached, Bandwidth, Checked, Dns, Kind, NetworkWish, PodNetwork, PortMapping, Protocol,
+};
+pub use subnet::{BadSubnet, Subnet, Subnets};

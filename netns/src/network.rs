@@ -1,9 +1,10 @@
 //! The seam between the daemon and whatever gives pods their network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use crate::error::NetworkError;
 
 /// Gives pods their network: refuse first, then attach; what is attached can be detached from its record alone.
 ///
-/// All calls block for about a millisecond. They act in the network namespace of the calling thread, which has to be the
+/// All calls block: those of the built-in network for about a millisecond, others for as long as plugins take. They act in the network namespace of the calling thread, which has to be the
 /// same one for all calls on one value.
 pub trait PodNetwork: Send + Sync + Debug {
     /// Says whether `wish` can be granted, before anything is created for it.
@@ -47,20 +48,71 @@ pub trait PodNetwork: Send + Sync + Debug {
     /// The kernel refused a step; what could be removed has been.
     fn sweep(&self, owners: &BTreeSet<String>) -> Result<Vec<String>, NetworkError>;
 
-    /// Whether pods can be attached now, for the CRI condition `NetworkReady`.
+    /// Whether pods can be attached now, for the CRI condition `NetworkReady`, and what an operator should know all the same.
     ///
     /// # Errors
     /// What is missing.
-    fn status(&self) -> Result<(), NetworkError>;
+    fn status(&self) -> Result<Vec<String>, NetworkError>;
+
+    /// Whether what [`attach`](Self::attach) made for a pod is still there.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn verify(&self, attached: &Attached) -> Result<(), NetworkError>;
 }
 
 /// What a pod wants of its network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkWish {
     /// The pod's id, 64 lowercase hex digits. Links and host port entries carry it.
     pub owner: String,
+    /// Where the pod's network namespace is pinned. The built-in network goes by the descriptor; plugins need the path.
+    pub namespace: PathBuf,
     /// Host ports that lead to the pod. Those with `host_port` 0 ask for nothing.
     pub ports: Vec<PortMapping>,
+    /// How fast the pod may send and receive.
+    pub bandwidth: Bandwidth,
+    /// What plugins want to know of the pod; the built-in network does not look at it.
+    pub about: About,
+}
+
+/// How fast a pod may send and receive, in bits per second; `None` is without limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// Towards the pod.
+    pub ingress: Option<u64>,
+    /// Out of the pod.
+    pub egress: Option<u64>,
+}
+
+/// What network plugins want to know of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The pod's namespace in Kubernetes.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// The pod's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The pod's cgroup, as a path below the cgroup mount.
+    pub cgroup: String,
+    /// The hardware address that the pod asks for.
+    pub mac: Option<String>,
+    /// The pod's DNS configuration.
+    pub dns: Dns,
+}
+
+/// A pod's DNS configuration, as in resolv.conf.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Domains that short names are looked up in.
+    pub searches: Vec<String>,
+    /// Options of the resolver.
+    pub options: Vec<String>,
 }
 
 /// A port of the host that leads to a port of a pod.
@@ -93,13 +145,31 @@ pub enum Protocol {
 #[must_use = "checking a wish reserves nothing; attach does"]
 pub struct Checked {
     pub(crate) owner: String,
+    pub(crate) namespace: PathBuf,
     /// Without the entries that ask for nothing.
     pub(crate) ports: Vec<PortMapping>,
+    pub(crate) bandwidth: Bandwidth,
+    pub(crate) about: About,
+    pub(crate) kind: Kind,
+}
+
+/// What gives a pod its network. A pod keeps the one that it was made with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The built-in bridge.
+    #[default]
+    Builtin,
+    /// Plugins of the Container Network Interface.
+    Cni,
 }
 
 /// A pod's connection, as the daemon records it: enough to detach or adopt it after a restart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
+    /// Which network it is of.
+    #[serde(default)]
+    pub kind: Kind,
     /// The pod's id.
     pub owner: String,
     /// The interface inside the pod.
@@ -114,6 +184,9 @@ pub struct Attached {
     pub gateway: Option<IpAddr>,
     /// The host ports that lead to the pod.
     pub ports: Vec<PortMapping>,
+    /// The limits that its traffic is held to.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 impl Checked {
@@ -131,7 +204,14 @@ impl Checked {
             }
             ports.push(*port);
         }
-        Ok(Self { owner: wish.owner.clone(), ports })
+        Ok(Self {
+            owner: wish.owner.clone(),
+            namespace: wish.namespace.clone(),
+            ports,
+            bandwidth: wish.bandwidth,
+            about: wish.about.clone(),
+            kind: Kind::Builtin,
+        })
     }
 
     /// The pod it was checked for.
@@ -152,8 +232,11 @@ impl PortMapping {
         }
         let mappable = match self.host_ip {
             None => true,
-            Some(IpAddr::V4(ip)) => !ip.is_loopback() && !ip.is_multicast() && !ip.is_broadcast(),
-            Some(IpAddr::V6(_)) => false,
+            Some(IpAddr::V4(ip)) => !ip.is_multicast() && !ip.is_broadcast(),
+            Some(IpAddr::V6(ip)) => {
+                // A packet from ::1 never leaves the host, whatever it is translated to (ip6_rcv_core).
+                !ip.is_multicast() && !ip.is_loopback() && ip.to_ipv4_mapped().is_none()
+            }
         };
         if mappable { Ok(()) } else { Err(NetworkError::HostAddress(*self)) }
     }
@@ -163,10 +246,18 @@ impl PortMapping {
         self.host_ip.filter(|ip| !ip.is_unspecified())
     }
 
+    /// Whether it is open on addresses of IPv6, or else of IPv4.
+    pub(crate) fn is_for(&self, ipv6: bool) -> bool {
+        self.host_ip.is_none_or(|ip| ip.is_ipv6() == ipv6)
+    }
+
     /// Whether some packet would match both.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let same_address = match (self.only_on(), other.only_on()) {
-            (Some(ours), Some(theirs)) => ours == theirs,
+        let same_address = match (self.host_ip, other.host_ip) {
+            (Some(ours), Some(theirs)) if ours.is_ipv6() != theirs.is_ipv6() => false,
+            (Some(ours), Some(theirs)) => {
+                ours == theirs || ours.is_unspecified() || theirs.is_unspecified()
+            }
             (None, _) | (_, None) => true,
         };
         self.protocol == other.protocol && self.host_port == other.host_port && same_address
@@ -238,19 +329,26 @@ mod tests {
                 "80/tcp overlaps",
             ),
             ("to nowhere", vec![port(Tcp, None, 80, 0)], "container port 0"),
-            ("loopback", vec![port(Tcp, Some("127.0.0.1"), 80, 80)], "cannot be mapped"),
+            ("loopback", vec![port(Tcp, Some("127.0.0.1"), 80, 80)], "ok 1"),
             (
-                "v6",
+                "families apart",
+                vec![port(Tcp, Some("0.0.0.0"), 80, 80), port(Tcp, Some("::"), 80, 80)],
+                "ok 2",
+            ),
+            ("mapped", vec![port(Tcp, Some("::ffff:192.0.2.1"), 80, 80)], "cannot be mapped"),
+            (
+                "loopback of v6",
                 vec![port(Tcp, Some("::1"), 80, 80)],
                 "[::1]:80/tcp is on an address that cannot",
             ),
             ("multicast", vec![port(Udp, Some("224.0.0.1"), 80, 80)], "cannot be mapped"),
         ];
         for (what, ports, expected) in cases {
-            let said = match Checked::new(&NetworkWish { owner: owner(), ports }) {
-                Ok(checked) => format!("ok {}", checked.ports().len()),
-                Err(err) => err.to_string(),
-            };
+            let said =
+                match Checked::new(&NetworkWish { owner: owner(), ports, ..Default::default() }) {
+                    Ok(checked) => format!("ok {}", checked.ports().len()),
+                    Err(err) => err.to_string(),
+                };
             assert!(said.contains(expected), "{what}: {said}");
         }
     }
@@ -258,7 +356,7 @@ mod tests {
     #[test]
     fn owners_are_pod_ids() {
         for bad in ["", "abc", &"A".repeat(64), &"../".repeat(21), &"a".repeat(65)] {
-            let refused = Checked::new(&NetworkWish { owner: bad.into(), ports: vec![] });
+            let refused = Checked::new(&NetworkWish { owner: bad.into(), ..Default::default() });
             assert!(matches!(refused, Err(NetworkError::Owner(_))), "{bad:?}: {refused:?}");
         }
     }
@@ -266,6 +364,7 @@ mod tests {
     #[test]
     fn records_read_back() {
         let attached = Attached {
+            kind: Kind::Cni,
             owner: owner(),
             interface: "eth0".into(),
             host_link: "bv0123456789abc".into(),
@@ -273,6 +372,7 @@ mod tests {
             addresses: vec!["10.88.0.2".parse().unwrap()],
             gateway: Some("10.88.0.1".parse().unwrap()),
             ports: vec![port(Protocol::Tcp, Some("192.0.2.1"), 80, 8080)],
+            bandwidth: Bandwidth { ingress: Some(1_000_000), egress: None },
         };
         let text = serde_json::to_string(&attached).unwrap();
         assert_eq!(serde_json::from_str::<Attached>(&text).unwrap(), attached);

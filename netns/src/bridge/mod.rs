@@ -1,20 +1,24 @@
-//! The built-in network: a bridge on the host, a pair of links per pod, one nftables table.
+//! The built-in network: a bridge on the host, a pair of links per pod, two nftables tables.
 //!
 //! Everything is a handful of netlink messages, so a pod is connected in about a millisecond; nothing waits, nothing
-//! polls, no program is started. IPv4 only: links of pods are made without any IPv6 address, so that a network that is
-//! meant to be v4 has no `fe80::` in it (CVE-2024-32473) and takes no router's word (`accept_ra`, CVE-2020-13401).
+//! polls, no program is started. Where the network is IPv4 only, links of pods are made without any IPv6 address, so that no
+//! `fe80::` is in it (CVE-2024-32473); and never do they take a router's word (`accept_ra`, CVE-2020-13401).
+//!
+//! A thread of its own hears of what others take away, the bridge or rules, and puts it back (`repair.rs`).
 
 mod attach;
 mod carrier;
 mod delete;
+mod repair;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
@@ -25,7 +29,9 @@ use crate::inside::inside;
 use crate::ledger::Ledger;
 use crate::netlink::{Error, Socket};
 use crate::network::{Attached, Checked, NetworkWish, PodNetwork};
-use crate::{route, setting};
+use crate::subnet::{Subnet, Subnets};
+use crate::{mac, route, setting};
+use repair::Watch;
 
 /// The built-in bridge network.
 ///
@@ -33,17 +39,34 @@ use crate::{route, setting};
 /// Who has which address and host port is kept in memory: after opening, [`adopt`](PodNetwork::adopt) every recorded pod.
 #[derive(Debug)]
 pub struct Bridge {
+    inner: Arc<Inner>,
+    _watch: Watch,
+}
+
+/// What the watching thread works on as well.
+#[derive(Debug)]
+struct Inner {
     config: BridgeConfig,
-    /// The bridge's link index.
-    index: u32,
+    /// The kernel has IPv6, whether pods do or not.
     ipv6: bool,
+    /// The bridge's link index; another one when it was made anew.
+    index: AtomicU32,
     firewall: Firewall,
     ledger: Mutex<Ledger>,
+    place: Mutex<Place>,
+}
+
+/// Where pods get their addresses from.
+#[derive(Debug, Default)]
+struct Place {
+    subnets: Option<Subnets>,
+    /// Those that pods may have addresses of: these, and earlier ones.
+    networks: Vec<Subnet>,
 }
 
 impl Bridge {
-    /// Makes the bridge and its nftables table as configured, or takes over what is there: pods on it keep running, and
-    /// their host ports stay open. Turns IPv4 forwarding on.
+    /// Makes the bridge and its nftables tables as configured, or takes over what is there: pods on it keep running, and
+    /// their host ports stay open. Turns forwarding on.
     ///
     /// A bridge that has another subnet's address keeps it, for the pods that still use it.
     ///
@@ -52,69 +75,201 @@ impl Bridge {
     /// root.
     pub fn open(config: BridgeConfig) -> Result<Self, NetworkError> {
         config.check()?;
-        let ipv6 = setting::has_ipv6();
-        let index = make_bridge(&config, ipv6)?;
-        setting::set("ipv4/ip_forward", "1")?;
-        let firewall = Firewall::new(&config.table, &config.name, config.subnet)
-            .and_then(|firewall| firewall.ensure().map(|()| firewall))
-            .map_err(kernel("make nftables table", &config.table))?;
-        let ledger = Mutex::new(Ledger::new(config.subnet));
-        Ok(Self { config, index, ipv6, firewall, ledger })
+        let firewall = Firewall::new(&config.table, &config.name)
+            .map_err(kernel("make nftables tables", &config.table))?;
+        let inner = Arc::new(Inner {
+            ipv6: setting::has_ipv6(),
+            index: AtomicU32::new(0),
+            firewall,
+            ledger: Mutex::new(Ledger::new(config.subnets.as_ref())),
+            place: Mutex::new(Place {
+                subnets: config.subnets.clone(),
+                networks: config.subnets.iter().flat_map(Subnets::iter).collect(),
+            }),
+            config,
+        });
+        // Listens before it looks, so that nothing is missed in between.
+        let watch = Watch::start(&inner).map_err(kernel("watch bridge", &inner.config.name))?;
+        inner.establish()?;
+        inner.settle_forwarding();
+        Ok(Self { inner, _watch: watch })
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // Every change to the ledger is complete before anything in it can panic.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Leases addresses from other subnets from now on, as kubelet says with `UpdateRuntimeConfig`. Pods keep what they have.
+    ///
+    /// # Errors
+    /// The bridge cannot be given the subnets' first addresses.
+    pub fn move_to(&self, subnets: &Subnets) -> Result<(), NetworkError> {
+        {
+            let mut place = self.inner.place();
+            if place.subnets.as_ref() == Some(subnets) {
+                return Ok(());
+            }
+            place.subnets = Some(subnets.clone());
+            for subnet in subnets.iter() {
+                if !place.networks.contains(&subnet) {
+                    place.networks.push(subnet);
+                }
+            }
+        }
+        self.inner.ledger().move_to(subnets);
+        self.inner.establish()
+    }
+
+    /// Where pods get their addresses from; `None` while nobody has said so.
+    pub fn subnets(&self) -> Option<Subnets> {
+        self.inner.place().subnets.clone()
     }
 }
 
 impl PodNetwork for Bridge {
     fn check(&self, wish: &NetworkWish) -> Result<Checked, NetworkError> {
-        let plan = Checked::new(wish)?;
-        self.ledger().check(&plan)?;
-        Ok(plan)
+        self.inner.check(wish)
     }
 
     fn attach(&self, netns: BorrowedFd<'_>, plan: Checked) -> Result<Attached, NetworkError> {
-        self.attach_pod(netns, plan)
+        self.inner.attach(netns, plan)
     }
 
     fn detach(&self, attached: &Attached) -> Result<(), NetworkError> {
-        self.detach_pod(attached)
+        self.inner.detach(attached)
     }
 
     fn adopt(&self, attached: &Attached) {
-        self.ledger().adopt(attached);
+        self.inner.ledger().adopt(attached);
     }
 
     fn sweep(&self, owners: &BTreeSet<String>) -> Result<Vec<String>, NetworkError> {
-        self.sweep_unowned(owners)
+        self.inner.sweep(owners)
     }
 
-    fn status(&self) -> Result<(), NetworkError> {
+    fn status(&self) -> Result<Vec<String>, NetworkError> {
+        self.inner.status()
+    }
+
+    fn verify(&self, attached: &Attached) -> Result<(), NetworkError> {
+        let link = attached.host_link.as_str();
+        let found = Socket::route().and_then(|mut socket| route::find_link(&mut socket, link));
+        let broken =
+            |state| Err(NetworkError::Broken { object: "link", name: link.to_owned(), state });
+        match found {
+            Ok(found) if found.master != Some(self.inner.index()) => broken("not on the bridge"),
+            Ok(found) if !found.up => broken("down"),
+            Ok(_) => Ok(()),
+            Err(err) if err.is(Errno::NODEV) => broken("missing"),
+            Err(err) => Err(kernel("look up link", link)(err)),
+        }
+    }
+}
+
+impl Inner {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Every change to the ledger is complete before anything in it can panic.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index(&self) -> u32 {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    fn subnets(&self) -> Vec<Subnet> {
+        self.place().subnets.iter().flat_map(Subnets::iter).collect()
+    }
+
+    /// Makes the bridge, forwarding and the tables, or what is missing of them.
+    fn establish(&self) -> Result<(), NetworkError> {
+        let subnets = self.subnets();
+        self.index.store(make_bridge(&self.config, &subnets, self.ipv6)?, Ordering::Relaxed);
+        if subnets.iter().any(|subnet| !subnet.is_ipv6()) {
+            setting::set("ipv4/ip_forward", "1")?;
+        }
+        if subnets.iter().any(Subnet::is_ipv6) {
+            setting::forward_ipv6()?;
+        }
+        self.ensure_rules()
+    }
+
+    /// Makes the tables, or what is missing of them.
+    fn ensure_rules(&self) -> Result<(), NetworkError> {
+        let networks = self.place().networks.clone();
+        // Held, so that no pod is dismissed while its elements are put back.
+        let ledger = self.ledger();
+        self.firewall
+            .ensure(&networks, ledger.pods())
+            .map_err(kernel("make nftables tables", &self.config.table))
+    }
+
+    /// Looks for rules of others that drop what pods send. What cannot be found out is no reason not to go on.
+    fn settle_forwarding(&self) -> Vec<String> {
+        match self.firewall.settle_forwarding(self.config.forward) {
+            Ok(remarks) => remarks,
+            Err(err) => {
+                tracing::warn!(%err, "rules of others cannot be looked at or preceded");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Lets the host's own connections from 127.0.0.1 reach pods while there is a host port, and not otherwise: the setting
+    /// is one more thing that has to be guarded (CVE-2020-8558). The ledger is held, so that it is right for what is in it.
+    fn settle_loopback(&self, ledger: &Ledger) -> Result<(), NetworkError> {
+        let wanted = ledger.pods().any(|pod| {
+            pod.ports.iter().any(|port| port.is_for(false))
+                && pod.addresses.iter().any(IpAddr::is_ipv4)
+        });
+        let name = format!("ipv4/conf/{}/route_localnet", self.config.name);
+        setting::set(&name, if wanted { "1" } else { "0" })
+    }
+
+    fn status(&self) -> Result<Vec<String>, NetworkError> {
+        let name = self.config.name.as_str();
         let broken = |object, name: &str, state| {
             Err(NetworkError::Broken { object, name: name.to_owned(), state })
         };
-        let link =
-            Socket::route().and_then(|mut socket| route::find_link(&mut socket, &self.config.name));
-        match link {
-            Ok(link) if link.index != self.index => {
-                return broken("bridge", &self.config.name, "replaced");
-            }
-            Ok(link) if !link.up => return broken("bridge", &self.config.name, "down"),
-            Ok(_) => {}
-            Err(err) if err.is(Errno::NODEV) => {
-                return broken("bridge", &self.config.name, "missing");
-            }
-            Err(err) => return Err(kernel("look up bridge", &self.config.name)(err)),
+        let subnets = self.subnets();
+        if subnets.is_empty() {
+            return Err(NetworkError::NoSubnet);
         }
-        match self.firewall.state().map_err(kernel("look up nftables table", &self.config.table))? {
-            State::Current => Ok(()),
-            State::Other => {
-                broken("nftables table", &self.config.table, "not the one that was made")
-            }
-            State::Missing => broken("nftables table", &self.config.table, "missing"),
+        let looked_up = Socket::route().and_then(|mut socket| {
+            let link = route::find_link(&mut socket, name)?;
+            Ok((link, route::list_addresses(&mut socket)?))
+        });
+        let (link, addresses) = match looked_up {
+            Ok(found) => found,
+            Err(err) if err.is(Errno::NODEV) => return broken("bridge", name, "missing"),
+            Err(err) => return Err(kernel("look up bridge", name)(err)),
+        };
+        if link.index != self.index() {
+            return broken("bridge", name, "replaced");
         }
+        if !link.up {
+            return broken("bridge", name, "down");
+        }
+        let has = |ip| addresses.iter().any(|has| has.index == link.index && has.ip == ip);
+        if !subnets.iter().all(|subnet| has(subnet.gateway())) {
+            return broken("bridge", name, "without its address");
+        }
+        for (setting, family) in [("ipv4/ip_forward", false), ("ipv6/conf/all/forwarding", true)] {
+            let needed = subnets.iter().any(|subnet| subnet.is_ipv6() == family);
+            if needed && !setting::is(setting, "1") {
+                return broken(
+                    "forwarding",
+                    setting,
+                    "off: pods reach nothing outside of the node",
+                );
+            }
+        }
+        let table = self.config.table.as_str();
+        match self.firewall.state().map_err(kernel("look up nftables tables", table))? {
+            State::Current => {}
+            State::Other => return broken("nftables table", table, "not the one that was made"),
+            State::Missing => return broken("nftables table", table, "missing"),
+        }
+        Ok(self.settle_forwarding())
     }
 }
 
@@ -129,50 +284,60 @@ pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
 }
 
 /// Makes the bridge or takes over the one that is there; returns its index.
-fn make_bridge(config: &BridgeConfig, ipv6: bool) -> Result<u32, NetworkError> {
+fn make_bridge(config: &BridgeConfig, subnets: &[Subnet], ipv6: bool) -> Result<u32, NetworkError> {
     let name = config.name.as_str();
-    let gateway = config.subnet.gateway();
-    let mac = mac_of(gateway);
-    let mut socket = Socket::route().map_err(kernel("make bridge", name))?;
-    match socket.change(&[route::create_bridge(name, mac, config.mtu)]) {
-        Err(err) if !err.is(Errno::EXIST) => return Err(kernel("make bridge", name)(err)),
+    let failed = |step| kernel(step, name);
+    let mut socket = Socket::route().map_err(failed("make bridge"))?;
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
+        None => uplink_mtu(&mut socket).map_err(failed("find the uplink of bridge"))?,
+    };
+    let own = subnets.first().map_or(mac::NOBODY, |subnet| mac::of(subnet.gateway()));
+    match socket.change(&[route::create_bridge(name, own, mtu)]) {
+        Err(err) if !err.is(Errno::EXIST) => return Err(failed("make bridge")(err)),
         Ok(()) | Err(_) => {}
     }
-    let link = route::find_link(&mut socket, name).map_err(kernel("look up bridge", name))?;
+    let link = route::find_link(&mut socket, name).map_err(failed("look up bridge"))?;
     if link.kind != "bridge" {
         return Err(NetworkError::NotABridge { name: name.to_owned() });
     }
     // A bridge of somebody else may be the node's own way out: we would change its address and take its IPv6.
-    if !link.mac.starts_with(&MAC_PREFIX) {
+    if !mac::is_ours(&link.mac) {
         return Err(NetworkError::NotOurs { name: name.to_owned() });
     }
-    setting::set(&format!("ipv4/conf/{name}/route_localnet"), "0")?;
+    let with_ipv6 = subnets.iter().any(Subnet::is_ipv6);
     if ipv6 {
         setting::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-        setting::set(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+        setting::set(&format!("ipv6/conf/{name}/disable_ipv6"), if with_ipv6 { "0" } else { "1" })?;
     }
-    let mut changes = vec![
-        route::add_address(link.index, gateway, config.subnet.prefix(), config.subnet.broadcast()),
-        route::bring_up(name),
-    ];
-    if link.mac != mac {
-        changes.push(route::set_mac(name, mac));
+    let mut changes = Vec::new();
+    if link.mac != own && !subnets.is_empty() {
+        changes.push(route::set_mac(name, own));
     }
-    socket.change(&changes).map_err(kernel("set up bridge", name))?;
+    if link.mtu != mtu {
+        changes.push(route::set_mtu(name, mtu));
+    }
+    if with_ipv6 {
+        changes.push(route::no_link_local(name));
+    }
+    changes.push(route::bring_up(name));
+    if with_ipv6 {
+        changes.push(route::add_address(link.index, mac::link_local(own).into(), 64));
+    }
+    for subnet in subnets {
+        changes.push(route::add_address(link.index, subnet.gateway(), subnet.prefix()));
+    }
+    socket.change(&changes).map_err(failed("set up bridge"))?;
     Ok(link.index)
 }
 
-/// The hardware address that goes with an address: a local one, unique on the bridge because the address is.
-///
-/// So when an address passes on to another pod, what neighbours remember of it is still true.
-fn mac_of(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    let [first, second] = MAC_PREFIX;
-    [first, second, a, b, c, d]
+/// The largest packet that the link with the default route takes, in bytes; without one, that of Ethernet.
+fn uplink_mtu(socket: &mut Socket) -> Result<u32, Error> {
+    const ETHERNET: u32 = 1500;
+    let Some(index) = route::uplink(socket)? else { return Ok(ETHERNET) };
+    let links = route::list_links(socket)?;
+    Ok(links.iter().find(|link| link.index == index).map_or(ETHERNET, |link| link.mtu))
 }
-
-/// How every hardware address that we give begins: a local one.
-const MAC_PREFIX: [u8; 2] = [0x02, 0xbe];
 
 /// The link on the host that leads to `owner`; 15 bytes, as long as a link's name can be.
 fn host_link_of(owner: &str) -> String {
@@ -180,6 +345,13 @@ fn host_link_of(owner: &str) -> String {
 }
 
 const HOST_LINK_PREFIX: &str = "bv";
+
+/// The link that what `owner` sends goes through when it is limited.
+fn shaper_of(owner: &str) -> String {
+    format!("{SHAPER_PREFIX}{}", owner.get(..13).unwrap_or(owner))
+}
+
+const SHAPER_PREFIX: &str = "bs";
 
 /// Names step and object of a netlink error.
 fn kernel(step: &'static str, object: &str) -> impl FnOnce(Error) -> NetworkError {

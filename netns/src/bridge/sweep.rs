@@ -3,24 +3,23 @@
 use std::collections::BTreeSet;
 
 use super::delete::delete_link;
-use super::{Bridge, HOST_LINK_PREFIX, host_link_of, kernel};
+use super::{HOST_LINK_PREFIX, Inner, SHAPER_PREFIX, host_link_of, kernel, shaper_of};
 use crate::error::NetworkError;
-use crate::ledger::Entry;
 use crate::netlink::{Error, Socket};
-use crate::route;
+use crate::route::{self, Link};
 
-impl Bridge {
-    pub(super) fn sweep_unowned(
-        &self,
-        owners: &BTreeSet<String>,
-    ) -> Result<Vec<String>, NetworkError> {
+impl Inner {
+    pub(super) fn sweep(&self, owners: &BTreeSet<String>) -> Result<Vec<String>, NetworkError> {
         let mut removed = Vec::new();
         let links = self.sweep_links(owners, &mut removed);
-        let ports = self.sweep_ports(owners, &mut removed);
+        let ports = self.firewall.sweep(|owner| owners.contains(owner));
         // Both are tried, whatever becomes of the other.
         links.map_err(kernel("sweep links of bridge", &self.config.name))?;
-        ports.map_err(kernel("sweep host ports in nftables table", &self.config.table))?;
+        removed.extend(ports.map_err(kernel("sweep nftables table", &self.config.table))?);
         self.ledger().retain(owners);
+        // What was taken away while no daemon listened.
+        self.repair()?;
+        self.settle_loopback(&self.ledger())?;
         Ok(removed)
     }
 
@@ -29,11 +28,11 @@ impl Bridge {
         owners: &BTreeSet<String>,
         removed: &mut Vec<String>,
     ) -> Result<(), Error> {
-        let owned: BTreeSet<String> = owners.iter().map(|owner| host_link_of(owner)).collect();
+        let owned: BTreeSet<String> =
+            owners.iter().flat_map(|owner| [host_link_of(owner), shaper_of(owner)]).collect();
         let mut result = Ok(());
         for link in route::list_links(&mut Socket::route()?)? {
-            let ours = link.master == Some(self.index) && link.name.starts_with(HOST_LINK_PREFIX);
-            if !ours || owned.contains(&link.name) {
+            if !self.is_ours(&link) || owned.contains(&link.name) {
                 continue;
             }
             match delete_link(&link.name) {
@@ -44,22 +43,12 @@ impl Bridge {
         result
     }
 
-    fn sweep_ports(
-        &self,
-        owners: &BTreeSet<String>,
-        removed: &mut Vec<String>,
-    ) -> Result<(), Error> {
-        self.firewall.ensure()?;
-        let (owned, unowned): (Vec<Entry>, Vec<Entry>) =
-            self.firewall.list()?.into_iter().partition(|entry| owners.contains(&entry.owner));
-        self.firewall.close(&unowned)?;
-        removed.extend(unowned.iter().map(Entry::to_string));
-        let missing: Vec<Entry> = self
-            .ledger()
-            .entries()
-            .filter(|entry| owners.contains(&entry.owner))
-            .filter(|entry| !owned.iter().any(|there| there.opens_the_same_as(entry)))
-            .collect();
-        self.firewall.open(&missing)
+    /// Whether a link is a pod's of this bridge: it is on it, or, when the bridge was deleted, the note on it says so.
+    fn is_ours(&self, link: &Link) -> bool {
+        let noted =
+            link.alias.strip_prefix(&self.config.name).is_some_and(|rest| rest.starts_with(' '));
+        let named =
+            [HOST_LINK_PREFIX, SHAPER_PREFIX].iter().any(|prefix| link.name.starts_with(prefix));
+        named && (noted || link.master == Some(self.index()))
     }
 }

@@ -9,6 +9,8 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// Whose request it answers or tells of: that socket's number.
+    pub(crate) port: u32,
     /// What follows `struct nlmsghdr`.
     pub(crate) payload: &'a [u8],
 }
@@ -36,6 +38,7 @@ fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
         kind: short(bytes.get(4..)?)?,
         flags: short(bytes.get(6..)?)?,
         sequence: number(bytes.get(8..)?)?,
+        port: number(bytes.get(12..)?)?,
         payload,
     };
     Some((message, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))

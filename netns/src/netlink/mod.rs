@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, recv,
-    send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect,
+    getsockname, recv, send, socket_with,
 };
 
 pub(crate) use decode::{Message, attributes, find, number, text};
@@ -118,9 +118,28 @@ impl Socket {
         Self::open(None, RTMGRP_LINK)
     }
 
+    /// Opens a socket to rtnetlink that hears of every change to an address of IPv6.
+    pub(crate) fn address_events() -> Result<Self, Error> {
+        const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+        Self::open(None, RTMGRP_IPV6_IFADDR)
+    }
+
     /// Opens a socket to netfilter.
     pub(crate) fn netfilter() -> Result<Self, Error> {
         Self::open(Some(rustix::net::netlink::NETFILTER), 0)
+    }
+
+    /// Opens a socket that hears of every change to nftables.
+    pub(crate) fn firewall_events() -> Result<Self, Error> {
+        const NFNLGRP_NFTABLES: u32 = 7;
+        Self::open(Some(rustix::net::netlink::NETFILTER), 1 << (NFNLGRP_NFTABLES - 1))
+    }
+
+    /// The number by which the kernel knows the socket, and names it in events that its requests cause.
+    pub(crate) fn port(&self) -> Result<u32, Error> {
+        let failed = |err: Errno| socket_error("ask for a netlink socket's number", err.into());
+        let name = getsockname(&self.fd).map_err(failed)?;
+        SocketAddrNetlink::try_from(name).map(|name| name.pid()).map_err(failed)
     }
 
     fn open(protocol: Option<Protocol>, groups: u32) -> Result<Self, Error> {

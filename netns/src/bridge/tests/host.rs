@@ -67,7 +67,7 @@ pub(super) fn outside() -> OwnedFd {
         run("ip link set wire1 up");
     })
     .unwrap();
-    await_carrier(&mut Socket::route().unwrap(), "wire0").unwrap();
+    await_carrier(&mut Socket::route().unwrap(), "wire0", Socket::link_events).unwrap();
     namespace
 }
 
@@ -92,7 +92,11 @@ pub(super) fn everything() -> String {
         })
         .collect();
     let routes = run("ip route").replace(" linkdown", "");
-    [links, run("ip -o address"), routes, run("nft list ruleset")].join("\n")
+    // Elements of a set have no order.
+    let mut rules: Vec<String> =
+        run("nft list ruleset").split([',', '{', '}']).map(|part| part.trim().to_owned()).collect();
+    rules.sort();
+    [links, run("ip -o address"), routes, rules.join("\n")].join("\n")
 }
 
 /// A pod's namespace, attached.
@@ -113,6 +117,10 @@ impl Pod {
     pub(super) fn serve(&self, port: u16) -> Server {
         self.inside(|| Server::start(port))
     }
+
+    pub(super) fn serve6(&self, port: u16) -> Server {
+        self.inside(|| Server::start6(port))
+    }
 }
 
 /// A TCP server in the network namespace it was started in.
@@ -123,6 +131,10 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn start(port: u16) -> Self {
         Self { listener: TcpListener::bind(("0.0.0.0", port)).unwrap() }
+    }
+
+    pub(super) fn start6(port: u16) -> Self {
+        Self { listener: TcpListener::bind(("::", port)).unwrap() }
     }
 
     /// Has `connect` reach this very server, and says from which address.
@@ -144,6 +156,51 @@ impl Server {
 
 pub(super) fn connect(address: impl ToString, port: u16) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&SocketAddr::new(ip(&address.to_string()), port), SOON)
+}
+
+/// A TCP socket that sends from `address`.
+pub(super) fn bound_to(address: &str) -> OwnedFd {
+    let kind = rustix::net::SocketType::STREAM;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, kind, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::new(ip(address), 0)).unwrap();
+    rustix::net::sockopt::set_socket_timeout(
+        &socket,
+        rustix::net::sockopt::Timeout::Send,
+        Some(SOON),
+    )
+    .unwrap();
+    socket
+}
+
+pub(super) fn connect_from(socket: &OwnedFd, to: &str) -> io::Result<()> {
+    let to: SocketAddr = to.parse().unwrap();
+    // The timeout of a blocking connect shows as "in progress".
+    rustix::net::connect(socket, &to).map_err(|err| match err {
+        rustix::io::Errno::INPROGRESS => io::ErrorKind::TimedOut.into(),
+        err => err.into(),
+    })
+}
+
+/// Tells everybody on the calling thread's eth0 to send what leaves the network here, and to call themselves 2001:db8:bad::.
+pub(super) fn advertise_a_router() {
+    use rustix::net::{AddressFamily, SocketType, sendto, socket};
+    const ICMPV6: u32 = 58;
+    let protocol = rustix::net::Protocol::from_raw(ICMPV6.try_into().unwrap());
+    let raw = socket(AddressFamily::INET6, SocketType::RAW, Some(protocol)).unwrap();
+    rustix::net::sockopt::set_ipv6_multicast_hops(&raw, 255).unwrap();
+    let index = eth0_index();
+    let all_nodes = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
+    let mut packet = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    // A prefix, with the flags "on link" and "make yourself an address of it".
+    packet.extend_from_slice(&[3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 0, 0x38, 0x40, 0, 0, 0, 0]);
+    packet.extend_from_slice(&[0x20, 1, 0x0d, 0xb8, 0x0b, 0xad, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    sendto(&raw, &packet, rustix::net::SendFlags::empty(), &all_nodes).unwrap();
+}
+
+/// The index of eth0 in the calling thread's namespace, which /sys does not know.
+fn eth0_index() -> u32 {
+    let listed = run("ip -o link show eth0");
+    listed.split(':').next().unwrap().trim().parse().unwrap()
 }
 
 pub(super) fn ip(text: &str) -> IpAddr {

@@ -1,12 +1,17 @@
 //! The bridge on the real kernel, in network namespaces that each test makes for itself.
 
+mod dual;
 mod host;
+mod identity;
 mod life;
+mod others;
+mod shape;
 mod traffic;
 
 use std::os::fd::AsFd;
 
 use super::*;
+use crate::config::Forward;
 use crate::contract;
 use crate::network::{PortMapping, Protocol};
 use host::{Pod, fresh_namespace};
@@ -14,9 +19,10 @@ use host::{Pod, fresh_namespace};
 fn config(subnet: &str) -> BridgeConfig {
     BridgeConfig {
         name: "berth0".into(),
-        subnet: subnet.parse().unwrap(),
+        subnets: Some(subnet.parse().unwrap()),
         mtu: None,
         table: "berth".into(),
+        forward: Forward::Report,
     }
 }
 

@@ -50,6 +50,7 @@ fn privileged_host_ports_lead_to_the_pod_from_everywhere() {
         assert_eq!(from, ip(OUTSIDE), "a client keeps its address");
         assert_eq!(server.reached_by(|| connect(HOST, 8080)), ip(HOST));
         assert_eq!(server.reached_by(|| connect(GATEWAY, 8080)), ip(GATEWAY));
+        assert_eq!(server.reached_by(|| connect("127.0.0.1", 8080)), ip(GATEWAY));
         assert_eq!(server.reached_by(|| other.inside(|| connect(HOST, 8080))), ip(GATEWAY));
         assert_eq!(server.reached_by(|| other.inside(|| connect(GATEWAY, 8080))), ip(GATEWAY));
         assert_eq!(server.reached_by(|| pod.inside(|| connect(HOST, 8080))), ip(GATEWAY));
@@ -66,8 +67,6 @@ fn privileged_host_ports_take_nothing_but_what_is_for_the_host() {
         let elsewhere = inside(neighbour.as_fd(), || Server::start(8080)).unwrap();
         assert_eq!(elsewhere.reached_by(|| pod.inside(|| connect(OUTSIDE, 8080))), ip(HOST));
         assert_eq!(elsewhere.reached_by(|| connect(OUTSIDE, 8080)), ip(HOST));
-        let loopback = Server::start(8080);
-        assert_eq!(loopback.reached_by(|| connect("127.0.0.1", 8080)), ip("127.0.0.1"));
     });
 }
 
@@ -84,13 +83,30 @@ fn privileged_the_hosts_loopback_is_out_of_reach() {
             run("ip route del local 127.0.0.1 table local dev lo");
             run("ip route add 127.0.0.0/8 via 10.88.0.1");
         });
+        let localnet = || run("sysctl -n net.ipv4.conf.berth0.route_localnet");
         let attempt = || pod.inside(|| connect("127.0.0.2", 8080));
+        assert_eq!(localnet(), "0\n");
         assert_eq!(attempt().unwrap_err().kind(), ErrorKind::TimedOut);
-        // The attempt is a good one: it succeeds where the setting is on. Opening the bridge turns it off.
-        run("sysctl -q -w net.ipv4.conf.berth0.route_localnet=1");
+        // A host port needs the setting, and then the rules are what keeps the pod out.
+        let other = attach(&bridge, &wish('b', &[(Tcp, None, 9090)]));
+        assert_eq!(localnet(), "1\n");
+        assert_eq!(attempt().unwrap_err().kind(), ErrorKind::TimedOut);
+        // The attempt is a good one: it succeeds where the rules are not.
+        let rules = run("nft -a list chain inet berth loopback");
+        let handle = |line: &str| Some(line.split_once("# handle ")?.1.to_owned());
+        let rules: Vec<_> =
+            rules.lines().filter(|line| line.contains("drop")).filter_map(handle).collect();
+        drop(bridge); // It would put them back.
+        for handle in rules {
+            run(&format!("nft delete rule inet berth loopback handle {handle}"));
+        }
         assert_eq!(server.reached_by(attempt), pod.address());
-        open();
+        // Opening the bridge puts them back, and the last host port takes the setting with it.
+        let again = open();
         assert_eq!(attempt().unwrap_err().kind(), ErrorKind::TimedOut);
+        again.adopt(&other.attached);
+        again.detach(&other.attached).unwrap();
+        assert_eq!(localnet(), "0\n");
     });
 }
 
@@ -113,6 +129,51 @@ fn privileged_a_host_ip_is_honoured() {
         assert_eq!(server.reached_by(outside), ip(OUTSIDE));
         let refused = connect(GATEWAY, 8080).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn privileged_a_host_port_can_be_for_the_host_alone() {
+    on_a_host(|| {
+        let bridge = open();
+        let neighbour = outside();
+        let pod = attach(&bridge, &wish('a', &[(Tcp, Some("127.0.0.1"), 8080)]));
+        let server = pod.serve(80);
+        assert_eq!(server.reached_by(|| connect("127.0.0.1", 8080)), ip(GATEWAY));
+        for from_outside in [true, false] {
+            let attempt = || {
+                if from_outside {
+                    inside(neighbour.as_fd(), || connect(HOST, 8080)).unwrap()
+                } else {
+                    connect(HOST, 8080)
+                }
+            };
+            assert_eq!(attempt().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
+    });
+}
+
+/// A client that never stops sending finds the pod that has the port now, not the one that had it.
+#[test]
+fn privileged_udp_clients_follow_the_host_port() {
+    on_a_host(|| {
+        let bridge = open();
+        let neighbour = outside();
+        let client = inside(neighbour.as_fd(), || UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        client.connect((HOST, 53)).unwrap();
+        // Refused before there is a pod: the kernel remembers the connection as one to the host.
+        client.send(b"early").unwrap();
+        for digit in ['a', 'b'] {
+            let pod = attach(&bridge, &wish(digit, &[(Udp, None, 53)]));
+            let server = pod.inside(|| UdpSocket::bind("0.0.0.0:80")).unwrap();
+            server.set_read_timeout(Some(SOON)).unwrap();
+            client.send(b"x").ok(); // takes the error of the last one
+            client.send(b"who").unwrap();
+            let mut heard = [0; 8];
+            let (_, from) = server.recv_from(&mut heard).unwrap();
+            assert_eq!(from.ip(), ip(OUTSIDE), "pod {digit}");
+            bridge.detach(&pod.attached).unwrap();
+        }
     });
 }
 
