@@ -5,6 +5,7 @@ use crate::container::Containers;
 use crate::filters::Filters;
 use crate::host::{self, Host, Paths};
 use crate::images::Images;
+use crate::network;
 use crate::node::Node;
 use crate::recover::Leavings;
 use crate::sandbox::{Sandboxes, slice_path};
@@ -14,7 +15,6 @@ use cri_api::berth::v1::berth_server::BerthServer;
 use cri_api::runtime::v1::image_service_server::ImageServiceServer;
 use cri_api::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use image::{Store, StoreConfig};
-use netns::{Bridge, BridgeConfig};
 use runtime::cgroup::{CgroupPath, Cgroups};
 use runtime::monitor::MonitorBinary;
 use runtime::watch::Watch;
@@ -54,10 +54,8 @@ pub(crate) enum DaemonError {
     Cgroups(#[from] runtime::cgroup::CgroupError),
     #[error("configuration: cgroup.parent")]
     CgroupParent(#[from] runtime::cgroup::BadCgroupPath),
-    #[error("configuration: network.subnet")]
-    Subnet(#[from] netns::BadSubnet),
     #[error("network")]
-    Network(#[from] netns::NetworkError),
+    Network(#[from] network::OpenError),
     #[error("monitor")]
     Monitor(#[from] runtime::monitor::MonitorError),
     #[error("watch monitors")]
@@ -153,12 +151,7 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
     // What can be refused comes before what is made.
     let monitor = MonitorBinary::load(&config.monitor)?;
     let records = Arc::new(Records::open(&paths.database())?);
-    let network = Bridge::open(BridgeConfig {
-        name: config.network.bridge.clone(),
-        subnet: config.network.subnet.parse()?,
-        mtu: None,
-        table: config.network.table.clone(),
-    })?;
+    let network = network::open(&config.network, &paths)?;
     let store = Store::open(StoreConfig {
         root: config.root.clone(),
         unpack: config.unpack.clone(),
@@ -174,7 +167,7 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
         records: Arc::clone(&records),
         cgroups,
         cgroup_parent,
-        network: Arc::new(network),
+        network,
         monitor,
         _claim: claim,
         watch,

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::filters::Filters;
 use crate::store::Records;
 use cri_spec::{Architecture, CgroupFacts, HostDevice, HostFacts};
-use netns::PodNetwork;
+use netns::Bridge;
 use runtime::cgroup::{CgroupPath, Cgroups, Version};
 use runtime::id::{ContainerId, PodId};
 use runtime::monitor::MonitorBinary;
@@ -25,7 +25,7 @@ pub(crate) struct Host {
     pub(crate) cgroups: Cgroups,
     /// Where pods go that name no cgroup parent of their own.
     pub(crate) cgroup_parent: CgroupPath,
-    pub(crate) network: Arc<dyn PodNetwork>,
+    pub(crate) network: Arc<Bridge>,
     pub(crate) monitor: MonitorBinary,
     pub(crate) watch: Watch,
     pub(crate) facts: HostFacts,
@@ -48,6 +48,11 @@ pub(crate) struct Paths {
 impl Paths {
     pub(crate) fn database(&self) -> PathBuf {
         self.root.join("state.db")
+    }
+
+    /// The pod CIDR that kubelet told.
+    pub(crate) fn pod_cidr(&self) -> PathBuf {
+        self.root.join("pod-cidr")
     }
 
     /// What of all pods does not outlive a reboot.

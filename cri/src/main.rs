@@ -14,6 +14,7 @@ mod filters;
 mod flight;
 mod host;
 mod images;
+mod network;
 mod node;
 mod recover;
 mod sandbox;

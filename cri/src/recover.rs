@@ -14,6 +14,7 @@ use crate::host::{blocking, to_ns};
 use crate::node::Node;
 use crate::sandbox::{Record, Sandbox};
 use crate::store::StoreError;
+use netns::PodNetwork;
 use runtime::id::PodId;
 use runtime::monitor::{Monitor, MonitorError, Report, Reported};
 use std::collections::BTreeSet;

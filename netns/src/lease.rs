@@ -97,8 +97,8 @@ mod tests {
     fn the_first_free_address_after_the_last_one_is_picked() {
         let subnet = "192.0.2.0/29".parse().unwrap();
         let all: &[u8] = &[2, 3, 4, 5, 6];
-        let cases: [(&str, Option<u8>, &[u8], Option<u8>); 8] = [
-            ("the first pod", None, &[], Some(2)),
+        let cases = [
+            ("the first pod", None, &[][..], Some(2)),
             ("the next", Some(2), &[2], Some(3)),
             ("not the one just given back", Some(3), &[2], Some(4)),
             ("past taken ones", Some(3), &[4, 5], Some(6)),

@@ -80,6 +80,7 @@ calls! {
     runtime_service: version(VersionRequest) -> VersionResponse;
     runtime_service: status(StatusRequest) -> StatusResponse;
     runtime_service: runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+    runtime_service: update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     runtime_service: run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
     runtime_service: stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
     runtime_service: remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;

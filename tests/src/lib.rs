@@ -27,6 +27,7 @@ pub mod hostile;
 pub mod http;
 pub mod image;
 pub mod log;
+pub mod network;
 pub mod patience;
 pub mod peer;
 pub mod pods;

@@ -3,6 +3,9 @@
 //! `default.toml` beside this file is what `berthd config default` prints, and a test holds it equal to the defaults
 //! below, so the documentation of a key is the documented file itself.
 
+mod network;
+
+pub(crate) use network::Network;
 use serde::Deserialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -65,14 +68,6 @@ impl Driver {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Network {
-    pub(crate) bridge: String,
-    pub(crate) subnet: String,
-    pub(crate) table: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 pub(crate) struct Image {
     pub(crate) max_downloads: usize,
     pub(crate) insecure_registries: Vec<String>,
@@ -112,12 +107,6 @@ impl Default for Log {
 impl Default for Cgroup {
     fn default() -> Self {
         Self { driver: Driver::Cgroupfs, parent: String::new() }
-    }
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self { bridge: "berth0".into(), subnet: "10.88.0.0/16".into(), table: "berth".into() }
     }
 }
 
@@ -163,6 +152,8 @@ pub(crate) enum ConfigError {
         "configuration: log.level must be error, warn, info, debug, trace or a filter of modules, got {0:?}"
     )]
     Level(String),
+    #[error("configuration: network.subnet")]
+    Subnet(#[source] netns::BadSubnet),
     #[error("find berthd's own program, to look for {name} beside it")]
     Beside { name: &'static str, source: io::Error },
 }

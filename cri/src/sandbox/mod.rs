@@ -11,6 +11,7 @@
 mod cgroup;
 pub(crate) mod files;
 pub(crate) mod log_directory;
+mod network;
 mod resources;
 mod run;
 pub(crate) mod status;

@@ -3,18 +3,17 @@
 use super::cgroup::Place;
 use super::{
     Detail, Record, Sandbox, SandboxError, Sandboxes, SetupError, State, files, is_host,
-    log_directory, namespace_options,
+    log_directory, namespace_options, network,
 };
 use crate::flight::Boarding;
 use crate::host::{Host, blocking, now_ns};
-use cri_api::runtime::v1::{PodSandboxConfig, Protocol, RunPodSandboxRequest};
-use netns::{Checked, NetworkWish, PortMapping};
+use cri_api::runtime::v1::{PodSandboxConfig, RunPodSandboxRequest};
+use netns::{Checked, PodNetwork};
 use prost::Message;
 use runtime::id::PodId;
 use runtime::monitor::{Monitor, Setup};
 use rustix::fs::{CWD, Mode, OFlags};
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use sys::Undo;
@@ -117,10 +116,12 @@ impl Sandboxes {
             return Err(SandboxError::Unsupported("a user namespace of the pod".into()));
         }
         let sysctls = cri_spec::sysctls(&config)?;
+        let cgroup = Place::of(&self.host, id, &config)?;
         let network = if is_host(options.network) {
             None
         } else {
-            let wish = NetworkWish { owner: id.to_string(), ports: ports(&config)? };
+            let namespace = self.host.paths.pod_run(id).join(Kind::Network.name());
+            let wish = network::wish(id, namespace, &cgroup.path.to_string(), &config)?;
             let failed = |source| SandboxError::Network { pod: id.clone(), source };
             Some(self.host.network.check(&wish).map_err(failed)?)
         };
@@ -131,7 +132,6 @@ impl Sandboxes {
         if !is_host(options.ipc) {
             kinds.push(Kind::Ipc);
         }
-        let cgroup = Place::of(&self.host, id, &config)?;
         let hostname = hostname(&config)?;
         Ok(Wish {
             config,
@@ -276,34 +276,6 @@ fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, SandboxError> {
-    let port = |what: &str, number: i32| {
-        u16::try_from(number).map_err(|_| invalid(&format!("{what} {number} is no port")))
-    };
-    let mut all = Vec::new();
-    for mapping in config.port_mappings.iter().filter(|mapping| mapping.host_port != 0) {
-        let protocol = match mapping.protocol() {
-            Protocol::Tcp => netns::Protocol::Tcp,
-            Protocol::Udp => netns::Protocol::Udp,
-            Protocol::Sctp => netns::Protocol::Sctp,
-        };
-        let host_ip = match mapping.host_ip.as_str() {
-            "" => None,
-            text => Some(
-                text.parse::<IpAddr>()
-                    .map_err(|_| invalid(&format!("host_ip {text:?} is no address")))?,
-            ),
-        };
-        all.push(PortMapping {
-            protocol,
-            host_ip,
-            host_port: port("host_port", mapping.host_port)?,
-            container_port: port("container_port", mapping.container_port)?,
-        });
-    }
-    Ok(all)
-}
-
 /// The host name of the pod: its own, or the node's where it names none. It ends up in files, so it must be one.
 fn hostname(config: &PodSandboxConfig) -> Result<String, SandboxError> {
     if config.hostname.is_empty() {
@@ -337,7 +309,7 @@ pub(super) fn remove_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-fn invalid(what: &str) -> SandboxError {
+pub(super) fn invalid(what: &str) -> SandboxError {
     SandboxError::Invalid(what.to_owned())
 }
 

@@ -3,6 +3,7 @@
 use super::cgroup;
 use super::run::remove_directory;
 use super::{Sandbox, SandboxError, Sandboxes, State};
+use netns::PodNetwork;
 use sys::pin;
 
 impl Sandboxes {

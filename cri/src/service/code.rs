@@ -4,6 +4,7 @@
 use crate::chain::chain;
 use crate::container::{ContainerError, IdentityError};
 use crate::images::ImageError;
+use crate::network::PodCidrError;
 use crate::sandbox::{SandboxError, SetupError};
 use crate::store::StoreError;
 use cri_spec::SpecError;
@@ -31,6 +32,17 @@ impl From<&ImageError> for Status {
     fn from(err: &ImageError) -> Self {
         let (code, prefix) = image(err);
         answer(code, format!("{prefix}{}", chain(err)))
+    }
+}
+
+impl From<&PodCidrError> for Status {
+    fn from(err: &PodCidrError) -> Self {
+        let code = match err {
+            PodCidrError::Bad(_) => Code::InvalidArgument,
+            PodCidrError::Keep(_) => Code::Internal,
+            PodCidrError::Move(_, source) => network(source),
+        };
+        answer(code, chain(err))
     }
 }
 
@@ -175,9 +187,11 @@ fn network(err: &NetworkError) -> Code {
         NetworkError::Owner(_)
         | NetworkError::NoContainerPort(_)
         | NetworkError::HostAddress(_)
+        | NetworkError::Bandwidth(_)
         | NetworkError::PortRepeated { .. } => Code::InvalidArgument,
         NetworkError::PortTaken { .. } | NetworkError::AlreadyAttached(_) => Code::AlreadyExists,
         NetworkError::SubnetFull { .. } => Code::ResourceExhausted,
+        NetworkError::NoSubnet => Code::Unavailable,
         NetworkError::Name { .. }
         | NetworkError::Kernel { .. }
         | NetworkError::Setting { .. }

@@ -11,6 +11,7 @@ use cri_api::runtime::v1::{
     RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
     UInt64Value, VersionResponse,
 };
+use netns::PodNetwork;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -34,7 +35,7 @@ pub(super) fn runtime_config(node: &Node) -> RuntimeConfigResponse {
 
 pub(super) fn status(node: &Node, verbose: bool) -> StatusResponse {
     let network = match node.host.network.status() {
-        Ok(()) => condition("NetworkReady", "", String::new()),
+        Ok(remarks) => condition("NetworkReady", "", remarks.join("; ")),
         Err(err) => condition("NetworkReady", "BridgeNotReady", crate::chain::chain(&err)),
     };
     let conditions = vec![condition("RuntimeReady", "", String::new()), network];

@@ -3,6 +3,7 @@
 use super::{Service, node, to_the_end};
 use crate::container::ExecSync;
 use crate::host::blocking;
+use crate::network;
 use cri_api::runtime::v1::runtime_service_server::RuntimeService;
 use cri_api::runtime::v1::*;
 use std::sync::Arc;
@@ -27,6 +28,17 @@ impl RuntimeService for Service {
         _: Request<RuntimeConfigRequest>,
     ) -> Answer<RuntimeConfigResponse> {
         Ok(Response::new(node::runtime_config(&self.node)))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        let config = request.into_inner().runtime_config.unwrap_or_default();
+        let cidr = config.network_config.unwrap_or_default().pod_cidr;
+        let host = Arc::clone(&self.node.host);
+        to_the_end(blocking(move || network::set_pod_cidr(&host, &cidr))).await?;
+        Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }
 
     async fn run_pod_sandbox(

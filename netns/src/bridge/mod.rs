@@ -75,17 +75,17 @@ impl Bridge {
     /// root.
     pub fn open(config: BridgeConfig) -> Result<Self, NetworkError> {
         config.check()?;
-        let firewall = Firewall::new(&config.table, &config.name)
-            .map_err(kernel("make nftables tables", &config.table))?;
+        let failed = || kernel("make nftables tables", &config.table);
+        let firewall = Firewall::new(&config.table, &config.name).map_err(failed())?;
+        // Pods of an earlier daemon may have addresses of other networks.
+        let mut networks = firewall.networks().map_err(failed())?;
+        networks.extend(config.subnets.iter().flat_map(Subnets::iter));
         let inner = Arc::new(Inner {
             ipv6: setting::has_ipv6(),
             index: AtomicU32::new(0),
             firewall,
             ledger: Mutex::new(Ledger::new(config.subnets.as_ref())),
-            place: Mutex::new(Place {
-                subnets: config.subnets.clone(),
-                networks: config.subnets.iter().flat_map(Subnets::iter).collect(),
-            }),
+            place: Mutex::new(Place { subnets: config.subnets.clone(), networks }),
             config,
         });
         // Listens before it looks, so that nothing is missed in between.

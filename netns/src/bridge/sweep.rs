@@ -1,6 +1,7 @@
 //! Removing what no pod owns: what a killed daemon left between making something and recording it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::delete::delete_link;
 use super::{HOST_LINK_PREFIX, Inner, SHAPER_PREFIX, host_link_of, kernel, shaper_of};
@@ -17,6 +18,7 @@ impl Inner {
         links.map_err(kernel("sweep links of bridge", &self.config.name))?;
         removed.extend(ports.map_err(kernel("sweep nftables table", &self.config.table))?);
         self.ledger().retain(owners);
+        self.forget_networks();
         // What was taken away while no daemon listened.
         self.repair()?;
         self.settle_loopback(&self.ledger())?;
@@ -41,6 +43,18 @@ impl Inner {
             }
         }
         result
+    }
+
+    /// Forgets networks that neither new pods get addresses of nor old ones have.
+    fn forget_networks(&self) {
+        let current = self.subnets();
+        let addresses: Vec<IpAddr> =
+            self.ledger().pods().flat_map(|pod| pod.addresses.clone()).collect();
+        let outside = |ip: &IpAddr| !current.iter().any(|subnet| subnet.contains(*ip));
+        self.place().networks.retain(|network| {
+            let used = addresses.iter().any(|ip| outside(ip) && network.contains(*ip));
+            used || current.contains(network)
+        });
     }
 
     /// Whether a link is a pod's of this bridge: it is on it, or, when the bridge was deleted, the note on it says so.

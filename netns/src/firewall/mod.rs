@@ -166,22 +166,23 @@ impl Firewall {
     }
 
     /// Makes the tables with the elements of `pods` and `networks`, in one transaction. Tables that are current stay, with
-    /// what is in them, and only get what is missing; others are replaced.
+    /// what is in them of pods, and only get what is missing; others are replaced.
     pub(crate) fn ensure<'a>(
         &self,
         networks: &[Subnet],
         pods: impl Iterator<Item = &'a Attached>,
     ) -> Result<(), Error> {
         let mut wanted: Vec<Element> = pods.flat_map(pod::elements).collect();
+        wanted.extend(pod::networks(networks));
         if self.state()? == State::Current {
-            wanted.extend(networks.iter().flat_map(|network| pod::network(*network)));
             let there = self.elements()?;
-            wanted.retain(|element| !there.contains(element));
-            // One that leads elsewhere would be refused as existing.
-            let stale: Vec<Element> = there
-                .into_iter()
-                .filter(|there| wanted.iter().any(|element| element.has_key_of(there)))
-                .collect();
+            let (kept, stale): (Vec<Element>, Vec<Element>) =
+                there.into_iter().partition(|there| {
+                    // One that leads elsewhere would be refused as existing, and so would a range in another one.
+                    let replaced = wanted.iter().any(|element| element.has_key_of(there));
+                    wanted.contains(there) || !replaced && !there.set.is_networks()
+                });
+            wanted.retain(|element| !kept.contains(element));
             let mut batch = set::changes(DELSETELEM, 0, &self.table, &stale);
             batch.extend(set::changes(NEWSETELEM, flag::CREATE, &self.table, &wanted));
             return self.transact(batch);
@@ -196,9 +197,13 @@ impl Firewall {
         batch.extend(Set::ALL.map(|set| set.create(&self.table)));
         batch.extend(rule::chains(&self.table));
         batch.extend(rule::rules(&self.table, &self.bridge));
-        wanted.extend(networks.iter().flat_map(|network| pod::network(*network)));
         batch.extend(set::changes(NEWSETELEM, flag::CREATE, &self.table, &wanted));
         self.transact(batch)
+    }
+
+    /// The networks that pods have addresses of, as an earlier daemon noted them.
+    pub(crate) fn networks(&self) -> Result<Vec<Subnet>, Error> {
+        Ok(pod::read_networks(&self.elements()?))
     }
 
     /// Opens the pod's host ports and lets it send from its addresses, all or nothing.

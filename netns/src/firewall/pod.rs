@@ -57,18 +57,56 @@ fn identity(pod: &Attached) -> Vec<Element> {
     elements
 }
 
-/// A network that pods have addresses of: a range from its first address to the one behind its last.
-pub(super) fn network(subnet: Subnet) -> Vec<Element> {
+/// Networks that pods have addresses of, without those inside of others: ranges must not overlap.
+pub(super) fn networks(networks: &[Subnet]) -> Vec<Element> {
+    let inside = |one: &Subnet, other: &Subnet| {
+        other.contains(one.network()) && other.prefix() < one.prefix()
+    };
+    let mut outer: Vec<Subnet> = networks.to_vec();
+    outer.retain(|one| !networks.iter().any(|other| inside(one, other)));
+    let mut elements: Vec<Element> = outer.into_iter().flat_map(network).collect();
+    elements.sort();
+    elements.dedup();
+    elements
+}
+
+/// A range from the network's first address to the one behind its last.
+fn network(subnet: Subnet) -> Vec<Element> {
     let (set, behind) = match subnet.last() {
         IpAddr::V4(last) => {
-            (Set::Networks4, octets(Ipv4Addr::from_bits(last.to_bits().wrapping_add(1)).into()))
+            (Set::Networks4, Ipv4Addr::from_bits(last.to_bits().wrapping_add(1)).into())
         }
         IpAddr::V6(last) => {
-            (Set::Networks6, octets(Ipv6Addr::from_bits(last.to_bits().wrapping_add(1)).into()))
+            (Set::Networks6, Ipv6Addr::from_bits(last.to_bits().wrapping_add(1)).into())
         }
     };
     let first = Element::new(set, "", octets(subnet.network()));
-    vec![first, Element { ends_range: true, ..Element::new(set, "", behind) }]
+    vec![first, Element { ends_range: true, ..Element::new(set, "", octets(behind)) }]
+}
+
+/// The networks that `elements` note; ranges that are none are left out.
+pub(super) fn read_networks(elements: &[Element]) -> Vec<Subnet> {
+    let ends = |first: &&Element| {
+        let later = elements.iter().filter(|end| end.ends_range && end.set == first.set);
+        later.filter(|end| end.key > first.key).min().cloned()
+    };
+    elements
+        .iter()
+        .filter(|element| element.set.is_networks() && !element.ends_range)
+        .filter_map(|first| subnet(&first.key, &ends(&first)?.key))
+        .collect()
+}
+
+fn subnet(first: &[u8], behind: &[u8]) -> Option<Subnet> {
+    let number =
+        |bytes: &[u8]| bytes.iter().fold(0_u128, |all, byte| (all << 8) | u128::from(*byte));
+    let size = number(behind).checked_sub(number(first)).filter(|size| size.is_power_of_two())?;
+    let ip = match first.len() {
+        4 => IpAddr::from(*first.first_chunk::<4>()?),
+        _ => IpAddr::from(*first.first_chunk::<16>()?),
+    };
+    let bits = u32::try_from(first.len() * 8).ok()?;
+    format!("{ip}/{}", bits - size.ilog2()).parse().ok()
 }
 
 /// A host port as one element opens it.
@@ -204,5 +242,16 @@ mod tests {
         let [first, behind] = &network("10.88.0.0/16".parse().unwrap())[..] else { panic!() };
         assert_eq!((&first.key[..], &behind.key[..]), (&[10, 88, 0, 0][..], &[10, 89, 0, 0][..]));
         assert!(behind.ends_range && !first.ends_range);
+    }
+
+    #[test]
+    fn networks_read_back_without_those_inside_of_others() {
+        let subnets = |texts: &[&str]| -> Vec<Subnet> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let all =
+            subnets(&["10.1.0.0/24", "10.1.0.0/16", "10.2.0.0/16", "fd00::/64", "10.2.0.0/16"]);
+        let read = read_networks(&networks(&all));
+        assert_eq!(read, subnets(&["10.1.0.0/16", "10.2.0.0/16", "fd00::/64"]));
     }
 }
