@@ -155,9 +155,10 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
     let store = Store::open(StoreConfig {
         root: config.root.clone(),
         unpack: config.unpack.clone(),
+        layers: config.image.layers,
         insecure_registries: config.image.insecure_registries.clone(),
         max_downloads: config.image.max_downloads,
-        limits: image::Limits::default(),
+        limits: config.image.limits.clone(),
     })?;
     let later: Arc<OnceLock<Weak<Node>>> = Arc::default();
     let watch = monitors(Arc::clone(&later))?;

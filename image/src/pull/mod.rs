@@ -110,10 +110,12 @@ impl Puller {
             pieces.chain(plan.documents().map(|(digest, _)| Content::Blob(digest.clone())));
         // Before looking what is there, so that it still is when the pull ends.
         let lease = self.leases.acquire(pieces.collect()).await;
-        tokio::try_join!(
+        // Both to their end: a document written after the pull has failed would be left behind.
+        let (layers, documents) = tokio::join!(
             self.fetch_layers(&plan, &repository, &progress),
             self.keep_documents(&plan)
-        )?;
+        );
+        layers.and(documents)?;
         let image = record(&request, plan);
         Ok(Pulled { image, lease })
     }
@@ -148,6 +150,7 @@ impl Puller {
                     descriptor: descriptor.clone(),
                     diff_id: plan.config.diff_ids[index].clone(),
                     chain_id: plan.chain[index].clone(),
+                    under: plan.chain[..index].to_vec(),
                     repository: repository.clone(),
                     below: seats.last().map(|(_, seat)| seat.clone()),
                     bench: self.bench.clone(),

@@ -11,6 +11,7 @@ pub mod exec;
 pub mod foresight;
 pub mod mount;
 pub mod netlink;
+pub mod overlay;
 pub mod pin;
 mod result;
 pub mod rights;
