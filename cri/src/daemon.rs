@@ -155,15 +155,16 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
     let store = Store::open(StoreConfig {
         root: config.root.clone(),
         unpack: config.unpack.clone(),
-        layers: config.image.layers,
         insecure_registries: config.image.insecure_registries.clone(),
         max_downloads: config.image.max_downloads,
-        limits: config.image.limits.clone(),
+        limits: image::Limits::default(),
     })?;
     let later: Arc<OnceLock<Weak<Node>>> = Arc::default();
     let watch = monitors(Arc::clone(&later))?;
     let facts = host::facts(&cgroups).map_err(DaemonError::Facts)?;
+    let user_namespaces = crate::probe::user_namespaces(&monitor, &paths);
     let host = Arc::new(Host {
+        user_namespaces,
         paths,
         records: Arc::clone(&records),
         cgroups,

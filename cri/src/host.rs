@@ -29,6 +29,8 @@ pub(crate) struct Host {
     pub(crate) monitor: MonitorBinary,
     pub(crate) watch: Watch,
     pub(crate) facts: HostFacts,
+    /// Whether pods can have user namespaces, and mounts other owners: see [`crate::probe`].
+    pub(crate) user_namespaces: bool,
     pub(crate) filters: Filters,
     /// Holds the cgroup parent for this daemon alone.
     pub(crate) _claim: OwnedFd,

@@ -16,6 +16,7 @@ mod host;
 mod images;
 mod network;
 mod node;
+mod probe;
 mod recover;
 mod sandbox;
 mod service;

@@ -30,7 +30,7 @@ pub mod store;
 
 pub use catalog::{Ambiguous, Catalog};
 pub use digest::{ChainId, Digest};
-pub use layer::{Choice, LayerError, LayerFault, Usage};
+pub use layer::{LayerError, LayerFault, Usage};
 pub use leases::Lease;
 pub use limits::Limits;
 pub use pull::request::{

@@ -2,7 +2,7 @@
 
 use crate::blobs::Blobs;
 use crate::digest::{ChainId, Digest};
-use crate::layer::{self, Choice, LayerError, LayerStore, Layers, Usage};
+use crate::layer::{LayerError, Layers, Overlay, Usage};
 use crate::leases::{Content, Leases};
 use crate::limits::Limits;
 use crate::pull::request::{ProgressSender, PullRequest, Pulled};
@@ -22,8 +22,6 @@ pub struct StoreConfig {
     pub root: PathBuf,
     /// The `berth-unpack` binary.
     pub unpack: PathBuf,
-    /// What layers are unpacked into.
-    pub layers: Choice,
     /// Registries, as image names have them, that are reached over http. Those on loopback always are.
     pub insecure_registries: Vec<String>,
     /// Layers that may be downloading and unpacking at a time, over all pulls.
@@ -104,8 +102,7 @@ impl Store {
     ///
     /// [`StoreError::Open`] and [`StoreError::Layers`] when its directories cannot be made or read.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let layers = LayerStore::open(&config.root, &config.unpack, config.layers)
-            .map_err(StoreError::Layers)?;
+        let layers = Overlay::open(&config.root, &config.unpack).map_err(StoreError::Layers)?;
         let insecure = config.insecure_registries.clone();
         let client = Client::new(insecure, Patience::default(), Trust::default());
         Self::with(config, Arc::new(layers), client)
@@ -170,7 +167,14 @@ impl Store {
     ///
     /// [`LayerError::Missing`] when one is not there.
     pub fn lowers(&self, image: &Image) -> Result<Vec<OwnedFd>, LayerError> {
-        layer::lowers(&*self.inner.layers, image.layers.iter().map(|layer| &layer.chain_id))
+        let mut lowers = Vec::with_capacity(image.layers.len());
+        for layer in image.layers.iter().rev() {
+            lowers.push(self.inner.layers.open(&layer.chain_id)?);
+            if self.inner.layers.hides_below(&layer.chain_id)? {
+                break;
+            }
+        }
+        Ok(lowers)
     }
 
     /// Whether all of the image's content is there.

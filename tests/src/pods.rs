@@ -195,6 +195,15 @@ impl World {
         answer.status.expect("an answer has a status")
     }
 
+    /// The number that the node knows a running container's first process by.
+    pub fn pid(&self, id: &str) -> u32 {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let answer = self.cri().container_status(request);
+        let info = answer.unwrap_or_else(|status| panic!("status of {id}: {status}")).info;
+        let info: serde_json::Value = serde_json::from_str(&info["info"]).expect("info is JSON");
+        info["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+    }
+
     pub fn stop(&self, id: &str, timeout: i64) {
         let request = StopContainerRequest { container_id: id.to_owned(), timeout };
         self.cri().stop_container(request).unwrap_or_else(|e| panic!("stop {id}: {e}"));

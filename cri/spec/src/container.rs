@@ -9,6 +9,7 @@ use crate::namespaces::{namespaces, pids};
 use crate::process::{hostname, process};
 use crate::resources;
 use crate::seccomp;
+use crate::users;
 use cri_api::runtime::v1::LinuxContainerResources;
 use oci_spec::runtime::{Linux, LinuxResources, Root, Spec};
 use plan::PidNamespace;
@@ -18,6 +19,8 @@ use std::collections::HashMap;
 pub(crate) const STDIN: &str = "berth.stdin";
 /// Marks a container whose standard input ends with its first attached client.
 pub(crate) const STDIN_ONCE: &str = "berth.stdin-once";
+/// Names the container whose PID namespace the spec's new one is in truth. Its path changes with each start of that one.
+pub(crate) const TARGET_PIDS: &str = "berth.target.pids";
 /// Says that the spec's new PID namespace is the one that the pod's containers share. There is no path to it before the
 /// first of them starts.
 pub(crate) const SHARED_PIDS: &str = "berth.pod.pids";
@@ -40,10 +43,14 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
     let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().clone());
     let filter = seccomp::profile(input, &bounding.unwrap_or_default())?;
 
-    let shares_pids = pids(input)? == PidNamespace::Pod;
+    let user = users::of_container(input)?;
+    user.map_or(Ok(()), |user| users::refuse_unmapped(input, user))?;
+    let ids = |range: Option<plan::IdRange>| range.map(|range| vec![users::to_oci(range)]);
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(input)?))
+        .set_uid_mappings(ids(user.map(|user| user.uids)))
+        .set_gid_mappings(ids(user.map(|user| user.gids)))
         .set_cgroups_path(Some(input.cgroup.into()))
         .set_resources(Some(resources(input)?))
         .set_rootfs_propagation(mounts.root_propagation.map(str::to_owned))
@@ -66,7 +73,7 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
         .set_process(Some(process))
         .set_mounts(Some(mounts.all))
         .set_hostname(input.namespaces.uts.as_ref().map(|_| hostname(input).to_owned()))
-        .set_annotations(Some(annotations(input, shares_pids)))
+        .set_annotations(Some(annotations(input, &pids(input)?)))
         .set_linux(Some(linux));
     Ok(spec)
 }
@@ -86,7 +93,7 @@ fn resources(input: &Input<'_>) -> Result<LinuxResources, SpecError> {
 }
 
 /// Ours only: who the container is, for people who read specs, and what OCI has no field for.
-fn annotations(input: &Input<'_>, shares_pids: bool) -> HashMap<String, String> {
+fn annotations(input: &Input<'_>, pids: &PidNamespace) -> HashMap<String, String> {
     let mut annotations = HashMap::new();
     let mut note = |key: &str, value: &str| annotations.insert(key.to_owned(), value.to_owned());
     if let Some(pod) = &input.pod.metadata {
@@ -103,8 +110,10 @@ fn annotations(input: &Input<'_>, shares_pids: bool) -> HashMap<String, String> 
     if input.container.stdin && input.container.stdin_once {
         note(STDIN_ONCE, "true");
     }
-    if shares_pids {
-        note(SHARED_PIDS, "true");
+    match pids {
+        PidNamespace::Own | PidNamespace::Host => {}
+        PidNamespace::Pod => drop(note(SHARED_PIDS, "true")),
+        PidNamespace::Of(target) => drop(note(TARGET_PIDS, target)),
     }
     annotations
 }

@@ -34,11 +34,15 @@ pub enum SpecError {
         feature: &'static str,
     },
 
-    /// As [`Unsupported`](Self::Unsupported), for an image as a volume: the kubelet looks for the first word.
-    #[error("ImageVolumeMountFailed: {field}: images as volumes are not supported")]
+    /// As [`Invalid`](Self::Invalid), for an image as a volume: the kubelet looks for the first word.
+    #[error("ImageVolumeMountFailed: {field}: {} {rule}", shorten(value))]
     ImageVolume {
         /// The field.
         field: String,
+        /// Its value.
+        value: String,
+        /// What it has to be.
+        rule: &'static str,
     },
 
     /// A seccomp profile that cannot be used (`InvalidArgument`).

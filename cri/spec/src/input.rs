@@ -2,6 +2,7 @@
 
 use cri_api::runtime::v1;
 use plan::DeviceKind;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Everything that decides what a container becomes.
@@ -19,6 +20,10 @@ pub struct Input<'a> {
     pub files: &'a SandboxFiles,
     /// The pod's namespaces.
     pub namespaces: &'a NamespacePins,
+    /// The container whose PID namespace the request names (`TARGET`), where it is one of the pod and runs.
+    pub target: Option<&'a str>,
+    /// The ids of the images that the request's mounts name, by the names they go by there.
+    pub images: &'a BTreeMap<String, String>,
     /// The container's cgroup, an absolute path below the root of each hierarchy.
     pub cgroup: &'a str,
     /// The devices behind the host paths that the request's `devices` name: for each path the device itself, or for
@@ -78,6 +83,8 @@ pub struct NamespacePins {
     pub ipc: Option<PathBuf>,
     /// The UTS namespace.
     pub uts: Option<PathBuf>,
+    /// The user namespace that the others belong to.
+    pub user: Option<PathBuf>,
 }
 
 /// What a translation has to know about the machine. It changes with a reboot at most, so the daemon reads it once.

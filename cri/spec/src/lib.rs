@@ -31,6 +31,8 @@ pub mod seccomp;
 mod sysctls;
 mod target;
 mod update;
+mod users;
+mod volumes;
 
 #[cfg(test)]
 mod golden;
@@ -43,8 +45,9 @@ pub use input::{
     Architecture, CgroupFacts, HostDevice, HostFacts, Identity, ImageDefaults, Input,
     NamespacePins, SandboxFiles,
 };
-pub use launch::{Compile, Launch, Open, exec, exec_with, launch, launch_with};
+pub use launch::{Compile, Ids, Launch, Open, exec, exec_with, launch, launch_with};
 pub use resources::limits;
 pub use seccomp::localhost_profile;
 pub use sysctls::sysctls;
 pub use update::{Update, update};
+pub use users::{UserNamespace, user_namespace};

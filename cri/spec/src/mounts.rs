@@ -7,6 +7,8 @@ use crate::confinement::{is_privileged, security_context};
 use crate::error::SpecError;
 use crate::input::{CgroupFacts, Input};
 use crate::target;
+use crate::users::{ids, ids_of_pod, map_ids};
+use crate::volumes::{image, volume};
 use cri_api::runtime::v1;
 use cri_api::runtime::v1::MountPropagation;
 use oci_spec::runtime::Mount;
@@ -34,7 +36,11 @@ pub(crate) fn mounts(input: &Input<'_>) -> Result<Mounts, SpecError> {
     let mut requested = Vec::new();
     let mut propagations = Vec::new();
     for (at, request) in input.container.mounts.iter().enumerate() {
-        let (mount, propagation) = bind(at, request, input.host.selinux)?;
+        let (mount, propagation) = if image(request).is_some() {
+            (volume(at, request, input)?, MountPropagation::PropagationPrivate)
+        } else {
+            bind(at, request, input)?
+        };
         propagations.push(propagation);
         requested.push(mount.destination().to_string_lossy().into_owned());
         binds.push(mount);
@@ -58,6 +64,7 @@ pub(crate) fn mounts(input: &Input<'_>) -> Result<Mounts, SpecError> {
 fn defaults(input: &Input<'_>) -> Vec<(&'static str, Mount)> {
     let privileged = is_privileged(input.container);
     let access = if privileged { "rw" } else { "ro" };
+    let user = input.namespaces.user.is_some();
     let shm = match input.namespaces.ipc {
         Some(_) => mount("/dev/shm", "tmpfs", POD_SHM, &["nosuid", "noexec", "nodev"]),
         // POSIX shared memory of a pod in the host's IPC namespace is the host's.
@@ -66,7 +73,7 @@ fn defaults(input: &Input<'_>) -> Vec<(&'static str, Mount)> {
     let cgroup = match input.host.cgroup {
         // A privileged container is in the host's cgroup namespace, as with other runtimes. Mounting cgroup2 there
         // would reset the mount options of the one superblock that the host uses, so it gets the host's mount.
-        CgroupFacts::V2 if privileged => {
+        CgroupFacts::V2 if privileged && !user => {
             mount("/sys/fs/cgroup", "bind", "/sys/fs/cgroup", &["rbind", "rprivate", "rw"])
         }
         CgroupFacts::V2 | CgroupFacts::V1 { .. } => mount(
@@ -102,28 +109,26 @@ fn defaults(input: &Input<'_>) -> Vec<(&'static str, Mount)> {
 fn sandbox_files(input: &Input<'_>) -> Vec<(&'static str, Mount)> {
     let readonly = security_context(input.container).is_some_and(|context| context.readonly_rootfs);
     let access = if readonly { "ro" } else { "rw" };
+    // Root of the container is who they belong to, as everywhere.
+    let of_pod = ids_of_pod(input);
+    let of_pod = of_pod.as_ref();
     let files = [
         ("/etc/hostname", &input.files.hostname),
         ("/etc/hosts", &input.files.hosts),
         ("/etc/resolv.conf", &input.files.resolv_conf),
     ];
     let bind = |(path, source): (&'static str, &Option<std::path::PathBuf>)| {
+        let options = ["rbind", "rprivate", "nosuid", "nodev", "noexec", access];
         source.as_ref().map(|source| {
-            (
-                path,
-                mount(
-                    path,
-                    "bind",
-                    source,
-                    &["rbind", "rprivate", "nosuid", "nodev", "noexec", access],
-                ),
-            )
+            let mut mount = mount(path, "bind", source, &options);
+            map_ids(&mut mount, of_pod);
+            (path, mount)
         })
     };
     files.into_iter().filter_map(bind).collect()
 }
 
-fn mount(target: &str, kind: &str, source: impl AsRef<Path>, options: &[&str]) -> Mount {
+pub(crate) fn mount(target: &str, kind: &str, source: impl AsRef<Path>, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
     mount
         .set_destination(target.into())
@@ -137,33 +142,21 @@ fn mount(target: &str, kind: &str, source: impl AsRef<Path>, options: &[&str]) -
 fn bind(
     at: usize,
     request: &v1::Mount,
-    selinux: bool,
+    input: &Input<'_>,
 ) -> Result<(Mount, MountPropagation), SpecError> {
     let field = |name: &str| format!("mounts[{at}].{name}");
-    if request.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return Err(SpecError::ImageVolume { field: field("image") });
+    let ids = ids(at, request)?;
+    if !request.image_sub_path.is_empty() {
+        let rule = "is of no image";
+        return Err(SpecError::invalid(field("image_sub_path"), &request.image_sub_path, rule));
     }
-    if !request.uid_mappings.is_empty() {
-        return Err(SpecError::unsupported(field("uidMappings"), "id-mapped mounts are"));
-    }
-    if !request.gid_mappings.is_empty() {
-        return Err(SpecError::unsupported(field("gidMappings"), "id-mapped mounts are"));
-    }
-    if request.selinux_relabel && selinux {
+    if request.selinux_relabel && input.host.selinux {
         return Err(SpecError::unsupported(
             field("selinux_relabel"),
             "SELinux labels of volumes are",
         ));
     }
-    let inside = target::clean(&field("container_path"), &request.container_path)?;
-    if inside == "/" {
-        return Err(SpecError::invalid(field("container_path"), "/", "is the container's root"));
-    }
-    if target::is_at_or_below(&inside, "/proc") && !COVERABLE.contains(&inside.as_str()) {
-        // CVE-2019-16884: a fake /proc takes labels and profiles away.
-        let rule = "must not be in /proc";
-        return Err(SpecError::invalid(field("container_path"), inside, rule));
-    }
+    let inside = inside(at, request)?;
     let host = target::clean(&field("host_path"), &request.host_path)?;
     let propagation = MountPropagation::try_from(request.propagation).map_err(|_| {
         let value = request.propagation.to_string();
@@ -182,7 +175,28 @@ fn bind(
             return Err(SpecError::invalid(field("recursive_read_only"), "true", rule));
         }
     };
-    Ok((mount(&inside, "bind", host, &["rbind", option(propagation), access]), propagation))
+    if propagation == MountPropagation::PropagationBidirectional && input.namespaces.user.is_some()
+    {
+        let rule = "would let a user namespace mount on the host";
+        return Err(SpecError::invalid(field("propagation"), "BIDIRECTIONAL", rule));
+    }
+    let mut mount = mount(&inside, "bind", host, &["rbind", option(propagation), access]);
+    map_ids(&mut mount, ids.as_ref());
+    Ok((mount, propagation))
+}
+
+/// Where a mount of the request goes.
+pub(crate) fn inside(at: usize, request: &v1::Mount) -> Result<String, SpecError> {
+    let field = format!("mounts[{at}].container_path");
+    let inside = target::clean(&field, &request.container_path)?;
+    if inside == "/" {
+        return Err(SpecError::invalid(field, "/", "is the container's root"));
+    }
+    if target::is_at_or_below(&inside, "/proc") && !COVERABLE.contains(&inside.as_str()) {
+        // CVE-2019-16884: a fake /proc takes labels and profiles away.
+        return Err(SpecError::invalid(field, inside, "must not be in /proc"));
+    }
+    Ok(inside)
 }
 
 fn option(propagation: MountPropagation) -> &'static str {
@@ -216,7 +230,6 @@ fn refuse_image_volumes_over_proc(input: &Input<'_>) -> Result<(), SpecError> {
 mod tests {
     use super::*;
     use crate::testing::Request;
-    use cri_api::runtime::v1::ImageSpec;
 
     fn asked(container_path: &str) -> v1::Mount {
         v1::Mount {
@@ -271,18 +284,12 @@ mod tests {
         }
     }
 
-    fn image_volume() -> v1::Mount {
-        let image = Some(ImageSpec { image: "busybox".into(), ..ImageSpec::default() });
-        v1::Mount { image, ..asked("/data") }
-    }
-
-    fn mapped(users: bool) -> v1::Mount {
-        let map = vec![v1::IdMapping { host_id: 1, container_id: 0, length: 1 }];
-        if users {
-            v1::Mount { uid_mappings: map, ..asked("/data") }
-        } else {
-            v1::Mount { gid_mappings: map, ..asked("/data") }
-        }
+    fn mapped(uids: u32, gids: u32) -> v1::Mount {
+        let map = |length: u32| {
+            let ids = v1::IdMapping { host_id: 1, container_id: 0, length };
+            (length > 0).then_some(ids).into_iter().collect()
+        };
+        v1::Mount { uid_mappings: map(uids), gid_mappings: map(gids), ..asked("/data") }
     }
 
     #[test]
@@ -298,9 +305,11 @@ mod tests {
             ("below /proc", asked("/a/../proc/self/attr"), r#"mounts[0].container_path: "/proc/self/attr" must not be in /proc"#),
             ("what lxcfs shows", asked("/proc/meminfo"), "rbind rprivate rw"),
             ("no source", host(""), r#"mounts[0].host_path: "" must be an absolute path"#),
-            ("an image", image_volume(), "ImageVolumeMountFailed: mounts[0].image: images as volumes are not supported"),
-            ("users", mapped(true), "mounts[0].uidMappings: id-mapped mounts are not supported"),
-            ("groups", mapped(false), "mounts[0].gidMappings: id-mapped mounts are not supported"),
+            ("a part of no image", v1::Mount { image_sub_path: "a".into(), ..asked("/data") }, r#"mounts[0].image_sub_path: "a" is of no image"#),
+            ("ids", mapped(5, 5), "rbind rprivate rw"),
+            ("users alone", mapped(5, 0), "mounts[0].gidMappings: is needed beside uidMappings"),
+            ("groups alone", mapped(0, 5), "mounts[0].uidMappings: is needed beside gidMappings"),
+            ("no ids", mapped(u32::MAX, 5), r#"mounts[0].uidMappings: "0 1 4294967295" are no ids in a row"#),
         ];
         for (case, mount, want) in cases {
             assert_eq!(options(&mount, false), want, "{case}");
@@ -335,10 +344,22 @@ mod tests {
 
     /// The mount's options, or why it is refused.
     fn options(mount: &v1::Mount, selinux: bool) -> String {
-        match bind(0, mount, selinux) {
+        let mut request = Request::plain();
+        request.host.selinux = selinux;
+        match bind(0, mount, &request.input()) {
             Ok((mount, _)) => mount.options().clone().unwrap_or_default().join(" "),
             Err(error) => error.to_string(),
         }
+    }
+
+    #[test]
+    fn nobody_mounts_on_the_host_from_a_user_namespace() {
+        let shared = MountPropagation::PropagationBidirectional.into();
+        let mount = v1::Mount { propagation: shared, ..asked("/data") };
+        let mut request = Request::plain();
+        request.with_user_namespace();
+        let error = bind(0, &mount, &request.input()).expect_err("refused").to_string();
+        assert!(error.starts_with("mounts[0].propagation"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::confinement::{is_privileged, security_context};
 use crate::error::SpecError;
 use crate::input::{CgroupFacts, Input};
+use crate::users::of_container;
 use cri_api::runtime::v1;
 use cri_api::runtime::v1::NamespaceMode;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
@@ -15,9 +16,21 @@ const FIELD: &str = "linux.security_context.namespace_options";
 ///
 /// Network, IPC and UTS follow the pod's pins, whatever the container's own options say: they are the pod's.
 pub(crate) fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {
-    refuse_user_namespace(options(input))?;
+    let user = of_container(input)?.is_some();
     let mut namespaces = vec![namespace(LinuxNamespaceType::Mount, None)];
-    if pids(input)? != PidNamespace::Host {
+    if user {
+        let pin = input.namespaces.user.clone();
+        let pin = pin.ok_or_else(|| {
+            SpecError::missing(format!("{FIELD}.userns_options"), "is of a pod that has none")
+        })?;
+        namespaces.push(namespace(LinuxNamespaceType::User, Some(pin)));
+    }
+    let pids = pids(input)?;
+    if user && pids == PidNamespace::Host {
+        let rule = "must not be the host's in a pod with a user namespace";
+        return Err(SpecError::invalid(format!("{FIELD}.pid"), "NODE", rule));
+    }
+    if pids != PidNamespace::Host {
         namespaces.push(namespace(LinuxNamespaceType::Pid, None));
     }
     let pins = [
@@ -30,8 +43,9 @@ pub(crate) fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, SpecE
             namespaces.push(namespace(kind, Some(pin.clone())));
         }
     }
-    // As other runtimes do: privileged containers manage the host's cgroups, and v1 has its directories bound instead.
-    if input.host.cgroup == CgroupFacts::V2 && !is_privileged(input.container) {
+    // As other runtimes do: privileged containers manage the host's cgroups, but from inside a user namespace nobody can. On
+    // v1 the container's directories are bound instead, and /proc/self/cgroup goes on naming them as they are found there.
+    if input.host.cgroup == CgroupFacts::V2 && (user || !is_privileged(input.container)) {
         namespaces.push(namespace(LinuxNamespaceType::Cgroup, None));
     }
     Ok(namespaces)
@@ -49,9 +63,12 @@ pub(crate) fn pids(input: &Input<'_>) -> Result<PidNamespace, SpecError> {
         Ok(NamespaceMode::Node) => Ok(PidNamespace::Host),
         Ok(NamespaceMode::Pod) if pod_is_on_host(input) => Ok(PidNamespace::Host),
         Ok(NamespaceMode::Pod) => Ok(PidNamespace::Pod),
-        Ok(NamespaceMode::Target) => {
-            Err(SpecError::unsupported(field(), "PID namespaces of other containers are"))
-        }
+        Ok(NamespaceMode::Target) => match input.target {
+            Some(target) => Ok(PidNamespace::Of(target.to_owned())),
+            None => {
+                Err(SpecError::missing(field(), "the target is no running container of the pod"))
+            }
+        },
         Err(_) => Err(SpecError::invalid(field(), asked.to_string(), "is no namespace mode")),
     }
 }
@@ -64,21 +81,6 @@ fn pod_is_on_host(input: &Input<'_>) -> bool {
     let context = input.pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let options = context.and_then(|context| context.namespace_options.as_ref());
     options.is_some_and(|options| options.pid() == NamespaceMode::Node)
-}
-
-fn refuse_user_namespace(options: Option<&v1::NamespaceOption>) -> Result<(), SpecError> {
-    let Some(userns) = options.and_then(|options| options.userns_options.as_ref()) else {
-        return Ok(());
-    };
-    let field = format!("{FIELD}.userns_options.mode");
-    match NamespaceMode::try_from(userns.mode) {
-        Ok(NamespaceMode::Node) => Ok(()),
-        Ok(NamespaceMode::Pod) => Err(SpecError::unsupported(field, "user namespaces are")),
-        Ok(NamespaceMode::Container | NamespaceMode::Target) | Err(_) => {
-            let rule = "is no mode of user namespaces";
-            Err(SpecError::invalid(field, userns.mode.to_string(), rule))
-        }
-    }
 }
 
 fn namespace(kind: LinuxNamespaceType, path: Option<PathBuf>) -> LinuxNamespace {
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn pids_are_the_pods_unless_asked_otherwise() {
         const REST: &str = "net=/run/berth/p/net ipc=/run/berth/p/ipc uts=/run/berth/p/uts cgroup";
-        const NO: &str = "PID namespaces of other containers are not supported";
+        const NO: &str = "the target is no running container of the pod";
         use NamespaceMode::{Container, Node, Pod, Target};
         use PidNamespace::{Host, Own};
         let options =
@@ -161,22 +163,28 @@ mod tests {
     }
 
     #[test]
-    fn user_namespaces() {
-        let cases = [
-            (NamespaceMode::Node, "mnt pid"),
-            (NamespaceMode::Pod, "user namespaces are not supported"),
-            (NamespaceMode::Container, "is no mode"),
-            (NamespaceMode::Target, "is no mode"),
-        ];
-        for (mode, want) in cases {
-            let mut request = Request::plain();
-            let userns = v1::UserNamespace { mode: mode.into(), ..v1::UserNamespace::default() };
-            request.context().namespace_options = Some(v1::NamespaceOption {
-                pid: NamespaceMode::Container.into(),
-                userns_options: Some(userns),
-                ..v1::NamespaceOption::default()
-            });
-            assert!(text(&request).contains(want), "{mode:?}: {}", text(&request));
-        }
+    fn a_target_is_joined() {
+        let mut request = Request::plain();
+        request.context().namespace_options = Some(v1::NamespaceOption {
+            pid: NamespaceMode::Target.into(),
+            ..v1::NamespaceOption::default()
+        });
+        request.target = Some("c0ffee".into());
+        assert_eq!(pids(&request.input()), Ok(PidNamespace::Of("c0ffee".into())));
+    }
+
+    #[test]
+    fn a_user_namespace_owns_all_the_others() {
+        let mut request = Request::plain();
+        request.with_user_namespace();
+        let own = "mnt user=/run/berth/p/user pid net=/run/berth/p/net ipc=/run/berth/p/ipc uts=/run/berth/p/uts cgroup";
+        assert_eq!(text(&request), own);
+        request.privileged();
+        assert_eq!(text(&request), own, "the host's cgroups are out of reach anyway");
+        request.context().namespace_options = Some(v1::NamespaceOption {
+            pid: NamespaceMode::Node.into(),
+            ..v1::NamespaceOption::default()
+        });
+        assert!(text(&request).contains("must not be the host's"));
     }
 }

@@ -6,6 +6,7 @@ use crate::{
 };
 use cri_api::runtime::v1;
 use plan::DeviceKind;
+use std::collections::BTreeMap;
 
 /// Everything that an [`Input`] borrows.
 pub(crate) struct Request {
@@ -15,6 +16,8 @@ pub(crate) struct Request {
     pub(crate) identity: Identity,
     pub(crate) files: SandboxFiles,
     pub(crate) namespaces: NamespacePins,
+    pub(crate) target: Option<String>,
+    pub(crate) images: BTreeMap<String, String>,
     pub(crate) devices: Vec<HostDevice>,
     pub(crate) localhost_seccomp: Option<Vec<u8>>,
     pub(crate) host: HostFacts,
@@ -49,7 +52,14 @@ impl Request {
                 hostname: pin("hostname"),
                 resolv_conf: pin("resolv.conf"),
             },
-            namespaces: NamespacePins { net: pin("net"), ipc: pin("ipc"), uts: pin("uts") },
+            namespaces: NamespacePins {
+                net: pin("net"),
+                ipc: pin("ipc"),
+                uts: pin("uts"),
+                user: None,
+            },
+            target: None,
+            images: BTreeMap::new(),
             devices: Vec::new(),
             localhost_seccomp: None,
             host: HostFacts {
@@ -82,6 +92,16 @@ impl Request {
             .privileged = true;
     }
 
+    /// Gives the pod a user namespace of 65,536 ids.
+    pub(crate) fn with_user_namespace(&mut self) {
+        let ids = v1::IdMapping { host_id: 131_072, container_id: 0, length: 65_536 };
+        let userns = v1::UserNamespace { uids: vec![ids], gids: vec![ids], mode: 0 };
+        let linux = self.pod.linux.get_or_insert_default();
+        let context = linux.security_context.get_or_insert_default();
+        context.namespace_options.get_or_insert_default().userns_options = Some(userns);
+        self.namespaces.user = Some("/run/berth/p/user".into());
+    }
+
     pub(crate) fn input(&self) -> Input<'_> {
         Input {
             pod: &self.pod,
@@ -90,6 +110,8 @@ impl Request {
             identity: &self.identity,
             files: &self.files,
             namespaces: &self.namespaces,
+            target: self.target.as_deref(),
+            images: &self.images,
             cgroup: "/kubepods/pod0d1f/c1",
             devices: &self.devices,
             localhost_seccomp: self.localhost_seccomp.as_deref(),

@@ -69,10 +69,8 @@ impl Driver {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Image {
-    pub(crate) layers: image::Choice,
     pub(crate) max_downloads: usize,
     pub(crate) insecure_registries: Vec<String>,
-    pub(crate) limits: image::Limits,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -114,12 +112,7 @@ impl Default for Cgroup {
 
 impl Default for Image {
     fn default() -> Self {
-        Self {
-            layers: image::Choice::Auto,
-            max_downloads: 4,
-            insecure_registries: Vec::new(),
-            limits: image::Limits::default(),
-        }
+        Self { max_downloads: 4, insecure_registries: Vec::new() }
     }
 }
 

@@ -2,15 +2,16 @@
 
 use super::{
     Container, ContainerError, Containers, Detail, Key, Record, State, identity, rootfs, signal,
+    volumes,
 };
 use crate::flight::Boarding;
 use crate::host::{blocking, device, now_ns};
 use crate::images::Hold;
 use crate::sandbox::{Sandbox, files, is_host, log_directory, namespace_options};
 use cri_api::runtime::v1::{
-    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, Signal,
+    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, NamespaceMode, Signal,
 };
-use cri_spec::{HostDevice, ImageDefaults, Input, NamespacePins};
+use cri_spec::{HostDevice, ImageDefaults, Input, NamespacePins, UserNamespace};
 use oci_spec::runtime::Spec;
 use prost::Message;
 use runtime::id::ContainerId;
@@ -121,15 +122,21 @@ impl Containers {
 
         let id = ContainerId::generate();
         let cgroup = format!("{}/{id}", sandbox.detail().cgroup.trim_end_matches('/'));
+        let volumes = self.image_volumes(&config)?;
+        let target = self.target(sandbox, &config)?;
         let spec = self.spec(&Parts {
             sandbox,
             config: &config,
             image: &image,
             user: &user,
             cgroup: &cgroup,
+            volumes: &volumes,
+            target: target.as_ref(),
         })?;
         // Also refuses what no plan could be made of, now rather than at the start.
         self.host.filters.launch(&spec, &self.host.facts)?;
+        volumes::refuse_propagation(&config)?;
+        self.refuse_image_volumes(&config, &volumes)?;
         // The one thing that a create makes and nobody takes back, as with other runtimes: so the last.
         make_missing_sources(&config)?;
 
@@ -142,20 +149,28 @@ impl Containers {
                 })
                 .unwrap_or_else(|| signal::DEFAULT.to_owned()),
             image: (*image).clone(),
+            volumes: volumes.iter().map(|volume| (*volume.image).clone()).collect(),
             cgroup,
             log,
             spec: Arc::new(spec),
             state: State::Created,
         };
-        Ok(Ready { record: Record { id, detail, config }, lowers: lowers()?, _hold: hold })
+        let holds = volumes.into_iter().map(|volume| volume.hold).chain([hold]).collect();
+        let record = Record { id, detail, config };
+        Ok(Ready {
+            record,
+            lowers: lowers()?,
+            user: cri_spec::user_namespace(&sandbox.config)?,
+            _holds: holds,
+        })
     }
 
     fn acquire(&self, ready: Ready) -> Result<ContainerId, ContainerError> {
-        let Ready { record, lowers, .. } = &ready;
+        let Ready { record, lowers, user, .. } = &ready;
         let id = record.id.clone();
         let mut undo = Undo::default();
         let dir = self.host.paths.container(&id);
-        rootfs::create(&dir, lowers).map_err(|source| ContainerError::Files {
+        rootfs::create(&dir, lowers, *user).map_err(|source| ContainerError::Files {
             step: "create writable layer",
             path: dir.clone(),
             source,
@@ -178,8 +193,59 @@ impl Containers {
         self.images.hold(name)?.ok_or_else(|| ContainerError::NoImage(name.to_owned()))
     }
 
+    /// The images that the request's mounts name; one that is not here is refused by the translation.
+    fn image_volumes(&self, config: &ContainerConfig) -> Result<Vec<ImageVolume>, ContainerError> {
+        let names = config.mounts.iter().filter_map(|mount| mount.image.as_ref());
+        let mut found: Vec<ImageVolume> = Vec::new();
+        for name in names.map(|image| image.image.clone()).filter(|name| !name.is_empty()) {
+            let known = found.iter().any(|volume| volume.name == name);
+            if let (false, Some((image, hold))) = (known, self.images.hold(&name)?) {
+                found.push(ImageVolume { name, image, hold });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Refuses images that could not be mounted, and paths that are not in them, now rather than at the start.
+    fn refuse_image_volumes(
+        &self,
+        config: &ContainerConfig,
+        volumes: &[ImageVolume],
+    ) -> Result<(), ContainerError> {
+        for mount in &config.mounts {
+            let name = mount.image.as_ref().map_or("", |image| &image.image);
+            if let Some(volume) = volumes.iter().find(|volume| volume.name == name) {
+                volumes::open_image(&self.images, &volume.image, &mount.image_sub_path, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The container whose PID namespace the request names: of the same pod, and running.
+    fn target(
+        &self,
+        sandbox: &Sandbox,
+        config: &ContainerConfig,
+    ) -> Result<Option<ContainerId>, ContainerError> {
+        let options = security_context(config).namespace_options.unwrap_or_default();
+        if options.pid != i32::from(NamespaceMode::Target) {
+            return Ok(None);
+        }
+        let named = options.target_id;
+        let refused = |why| Err(ContainerError::Target(named.clone(), why));
+        if named.is_empty() {
+            return refused("target_id is missing");
+        }
+        match self.table.resolve("container", &named)? {
+            None => refused("there is no such container"),
+            Some(target) if *target.pod() != sandbox.id => refused("it is of another pod"),
+            Some(target) if !target.state().is_running() => refused("it is not running"),
+            Some(target) => Ok(Some(target.id.clone())),
+        }
+    }
+
     fn spec(&self, of: &Parts<'_>) -> Result<Spec, ContainerError> {
-        let Parts { sandbox, config, image, user, cgroup } = *of;
+        let Parts { sandbox, config, image, user, cgroup, volumes, target } = *of;
         let options = namespace_options(&sandbox.config);
         let run = self.host.paths.pod_run(&sandbox.id);
         let pin = |own: bool, kind: sys::pin::Kind| own.then(|| run.join(kind.name()));
@@ -188,7 +254,10 @@ impl Containers {
             net: pin(own_network, sys::pin::Kind::Network),
             ipc: pin(!is_host(options.ipc), sys::pin::Kind::Ipc),
             uts: pin(own_network, sys::pin::Kind::Uts),
+            user: pin(cri_spec::user_namespace(&sandbox.config)?.is_some(), sys::pin::Kind::User),
         };
+        let images =
+            volumes.iter().map(|volume| (volume.name.clone(), volume.image.id.to_string()));
         let profile = match cri_spec::localhost_profile(config)? {
             Some(path) => Some(read_profile(Path::new(&path))?),
             None => None,
@@ -200,6 +269,8 @@ impl Containers {
             identity: user,
             files: &files::paths(&self.host.paths.pod_files(&sandbox.id)),
             namespaces: &namespaces,
+            target: target.map(ContainerId::as_str),
+            images: &images.collect(),
             cgroup,
             devices: &devices(config)?,
             localhost_seccomp: profile.as_deref(),
@@ -212,8 +283,17 @@ impl Containers {
 struct Ready {
     record: Record,
     lowers: Vec<OwnedFd>,
-    /// Keeps the layers until the container itself does.
-    _hold: Hold,
+    user: Option<UserNamespace>,
+    /// Keep the layers until the container itself does.
+    _holds: Vec<Hold>,
+}
+
+/// An image that a mount of the request shows.
+struct ImageVolume {
+    /// What the mount calls it.
+    name: String,
+    image: Arc<image::Image>,
+    hold: Hold,
 }
 
 /// What a container is made of.
@@ -223,6 +303,8 @@ struct Parts<'a> {
     image: &'a image::Image,
     user: &'a cri_spec::Identity,
     cgroup: &'a str,
+    volumes: &'a [ImageVolume],
+    target: Option<&'a ContainerId>,
 }
 
 fn defaults(config: &image::Config) -> ImageDefaults {

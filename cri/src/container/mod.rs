@@ -22,6 +22,7 @@ mod state;
 pub(crate) mod status;
 mod stop;
 mod update;
+mod volumes;
 
 use crate::flight::Flights;
 use crate::host::Host;
@@ -45,6 +46,7 @@ use tokio::time::Instant;
 pub(crate) use exec::ExecSync;
 pub(crate) use identity::IdentityError;
 pub(crate) use remove::remove_tree;
+pub(crate) use rootfs::volume as merged;
 use update::Allowance;
 
 pub(crate) use state::{Event, Exited, Reason, State};
@@ -64,6 +66,9 @@ pub(crate) struct Detail {
     /// Nanoseconds since the epoch.
     pub(crate) created_at: i64,
     pub(crate) image: image::Image,
+    /// Images that it has as volumes.
+    #[serde(default)]
+    pub(crate) volumes: Vec<image::Image>,
     /// The cgroup, a path below the root of each hierarchy.
     pub(crate) cgroup: String,
     /// The signal that asks it to end, by its name.
@@ -138,6 +143,15 @@ pub(crate) enum ContainerError {
     PodNotReady(PodId),
     #[error("image {0:?} is not here; pull it first")]
     NoImage(String),
+    /// Kubelet goes by the first word.
+    #[error("ImageVolumeMountFailed: image {image} at {sub_path:?}")]
+    ImageVolume { image: image::Digest, sub_path: String, source: io::Error },
+    #[error("container config: {0}")]
+    Unsupported(String),
+    #[error("map ids of a mount in pod {pod}")]
+    MapIds { pod: PodId, source: MonitorError },
+    #[error("container config: PID namespace of container {0:?}: {1}")]
+    Target(String, &'static str),
     #[error(transparent)]
     AmbiguousImage(#[from] image::Ambiguous),
     #[error("user of container")]
@@ -195,6 +209,11 @@ impl Container {
 
     pub(crate) fn image(&self) -> &image::Image {
         &self.made.image
+    }
+
+    /// Its own image, and those that it has as volumes.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &image::Image> {
+        std::iter::once(&self.made.image).chain(&self.made.volumes)
     }
 
     pub(crate) fn cgroup(&self) -> &str {

@@ -71,7 +71,7 @@ impl Containers {
         self.table.remove(id.as_str());
         self.forget_flight(container);
         // The image may have been removed while this container was its last user.
-        if !self.images.is_listed(&container.image().id) {
+        if !container.images().all(|image| self.images.is_listed(&image.id)) {
             self.collect();
         }
         Ok(())
@@ -79,7 +79,9 @@ impl Containers {
 
     /// Frees the content that neither an image nor a container needs. What fails is found again by the next one.
     pub(crate) fn collect(&self) {
-        let used = || self.table.list().iter().map(|one| one.image().clone()).collect();
+        let all = || self.table.list();
+        let used =
+            || all().iter().flat_map(|one| one.images().cloned().collect::<Vec<_>>()).collect();
         if let Err(err) = self.images.collect(used) {
             tracing::warn!(err = crate::chain::chain(&err), "collect unused layers");
         }

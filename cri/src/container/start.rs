@@ -1,17 +1,14 @@
 //! StartContainer: everything that the launch plan refers to is opened, and one request to the monitor does the rest.
 
 use super::limits::limits;
-use super::{Container, ContainerError, Containers, Event, Exited, Reason, State, rootfs, state};
+use super::{Container, ContainerError, Containers, Event, Exited, Reason, State, state};
 use crate::chain::chain;
 use crate::host::{blocking, now_ns, to_ns};
 use crate::sandbox::{Sandbox, log_directory};
-use cri_spec::Open;
 use oci_spec::runtime::Spec;
 use runtime::cgroup::{Cgroup, CgroupPath, Descriptors, Limits};
 use runtime::exit;
 use runtime::monitor::{Launch, StartError, Started};
-use rustix::fs::{CWD, Mode, OFlags};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -105,11 +102,7 @@ impl Containers {
         let cgroup = self.cgroup_of(container, &spec)?;
         let failed = |source| ContainerError::Cgroup { container: id.clone(), source };
         let held = cgroup.descriptors().map_err(failed)?;
-        let descriptors = launch
-            .open
-            .iter()
-            .map(|what| self.open(container, what))
-            .collect::<Result<Vec<_>, _>>()?;
+        let descriptors = self.open_all(sandbox, container, &launch)?;
         self.limit_open_files(&mut launch.plan.process);
         let log = self.open_log(sandbox, container)?;
         let path = self.host.paths.exit_record(&sandbox.id, id);
@@ -176,35 +169,6 @@ impl Containers {
         })
     }
 
-    fn open(&self, container: &Container, what: &Open) -> Result<OwnedFd, ContainerError> {
-        match what {
-            Open::Root => {
-                let failed = |step, source| ContainerError::Root {
-                    container: container.id.clone(),
-                    step,
-                    source,
-                };
-                let lowers = self.images.lowers(container.image()).map_err(|source| {
-                    ContainerError::Layers { image: container.image().id.clone(), source }
-                })?;
-                rootfs::writable(&self.host.paths.container(&container.id), &lowers)
-                    .map_err(|source| failed("mount", source))
-            }
-            Open::Namespace(path) => open_namespace(path).map_err(|source| ContainerError::Files {
-                step: "open namespace",
-                path: path.clone(),
-                source,
-            }),
-            Open::Tree { path, recursive } => {
-                sys::mount::bind(CWD, path, *recursive).map_err(|err| ContainerError::Files {
-                    step: "open volume",
-                    path: path.clone(),
-                    source: err.into(),
-                })
-            }
-        }
-    }
-
     /// The log file of a container, opened anew; nothing where it has none.
     pub(super) fn open_log(
         &self,
@@ -216,8 +180,4 @@ impl Containers {
             .map(Some)
             .map_err(|source| ContainerError::Log { container: container.id.clone(), source })
     }
-}
-
-fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }

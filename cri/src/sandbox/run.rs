@@ -8,6 +8,7 @@ use super::{
 use crate::flight::Boarding;
 use crate::host::{Host, blocking, now_ns};
 use cri_api::runtime::v1::{PodSandboxConfig, RunPodSandboxRequest};
+use cri_spec::UserNamespace;
 use netns::{Checked, PodNetwork};
 use prost::Message;
 use runtime::id::PodId;
@@ -46,6 +47,7 @@ struct Wish {
     handler: String,
     kinds: Vec<Kind>,
     network: Option<Checked>,
+    user: Option<UserNamespace>,
     sysctls: Vec<(String, String)>,
     hostname: String,
     cgroup: Place,
@@ -112,8 +114,9 @@ impl Sandboxes {
             return Err(invalid(&format!("unknown runtime handler {:?}", request.runtime_handler)));
         }
         let options = namespace_options(&config);
-        if options.userns_options.as_ref().is_some_and(|userns| !is_host(userns.mode)) {
-            return Err(SandboxError::Unsupported("a user namespace of the pod".into()));
+        let user = cri_spec::user_namespace(&config)?;
+        if user.is_some() && !self.host.user_namespaces {
+            return Err(SandboxError::Unsupported("a user namespace on this node".into()));
         }
         let sysctls = cri_spec::sysctls(&config)?;
         let cgroup = Place::of(&self.host, id, &config)?;
@@ -138,13 +141,14 @@ impl Sandboxes {
             handler: request.runtime_handler,
             kinds,
             network,
+            user,
             sysctls,
             hostname,
             cgroup,
         })
     }
 
-    fn build(self: &Arc<Self>, id: PodId, wish: Wish) -> Result<PodId, SandboxError> {
+    fn build(self: &Arc<Self>, id: PodId, mut wish: Wish) -> Result<PodId, SandboxError> {
         let host = &self.host;
         let mut undo = Undo::default();
         for dir in [host.paths.pod_run(&id), host.paths.pod_files(&id)] {
@@ -157,12 +161,16 @@ impl Sandboxes {
                 .map_err(|source| SandboxError::Log { pod: id.clone(), source })?;
         }
 
-        let run = host.paths.pod_run(&id);
-        pin::create(&run, &wish.kinds, || inside(&wish))
-            .map_err(|source| SandboxError::Namespaces { pod: id.clone(), source })?;
-        undo.push("unpin namespaces", move || pin::remove(&run));
-
-        let (network, monitor) = self.attach_and_supervise(&id, wish.network, &mut undo)?;
+        let (network, monitor) = match wish.user {
+            Some(user) => self.build_for(&id, &mut wish, user, &mut undo)?,
+            None => {
+                let run = host.paths.pod_run(&id);
+                pin::create(&run, &wish.kinds, || inside(&wish))
+                    .map_err(|source| SandboxError::Namespaces { pod: id.clone(), source })?;
+                undo.push("unpin namespaces", move || pin::remove(&run));
+                self.attach_and_supervise(&id, wish.network, &mut undo)?
+            }
+        };
         let address = network.as_ref().and_then(|attached| attached.addresses.first());
         files::write(&host.paths.pod_files(&id), &wish.config, &wish.hostname, address.copied())?;
 
@@ -199,6 +207,40 @@ impl Sandboxes {
         Ok(id)
     }
 
+    /// Namespaces, network and monitor of a pod with a user namespace. They belong to that, so the monitor makes them.
+    fn build_for(
+        &self,
+        id: &PodId,
+        wish: &mut Wish,
+        user: UserNamespace,
+        undo: &mut Undo,
+    ) -> Result<(Option<netns::Attached>, Monitor), SandboxError> {
+        let host = &self.host;
+        let run = host.paths.pod_run(id);
+        let failed = |source| SandboxError::Monitor { pod: id.clone(), source };
+        let setup = Setup {
+            shm_bytes: host.config.container.shm_size_mib << 20,
+            shm_owner: (user.uids.outside, user.gids.outside),
+        };
+        let monitor = Monitor::spawn(&host.monitor, id, &run, &setup).map_err(failed)?;
+        let ends = monitor.clone();
+        undo.push("end monitor", move || ends.shutdown());
+        let kinds: Vec<_> = wish.kinds.iter().filter_map(|kind| of_plan(*kind)).collect();
+        let made = monitor.namespaces(&[user.uids], &[user.gids], &kinds).map_err(failed)?;
+        let kinds = std::iter::once(Kind::User).chain(wish.kinds.iter().copied());
+        let namespaces: Vec<_> = kinds.zip(made).collect();
+        pin::adopt(&run, &namespaces, || inside(wish))
+            .map_err(|source| SandboxError::Namespaces { pod: id.clone(), source })?;
+        let pins = run.clone();
+        undo.push("unpin namespaces", move || pin::remove(&pins));
+        let network = wish.network.take().map(|plan| attach(host, id, &run, plan)).transpose()?;
+        if let Some(attached) = network.clone() {
+            let host = Arc::clone(host);
+            undo.push("detach network", move || host.network.detach(&attached));
+        }
+        Ok((network, monitor))
+    }
+
     /// Connects the pod's network and starts its monitor, each while the other works.
     fn attach_and_supervise(
         &self,
@@ -228,6 +270,16 @@ impl Sandboxes {
         let monitor =
             monitor.map_err(|source| SandboxError::Monitor { pod: id.clone(), source })?;
         Ok((attached, monitor))
+    }
+}
+
+/// The kinds that a monitor makes.
+fn of_plan(kind: Kind) -> Option<plan::NamespaceKind> {
+    match kind {
+        Kind::Network => Some(plan::NamespaceKind::Network),
+        Kind::Ipc => Some(plan::NamespaceKind::Ipc),
+        Kind::Uts => Some(plan::NamespaceKind::Uts),
+        Kind::User => None,
     }
 }
 

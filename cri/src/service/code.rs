@@ -11,6 +11,7 @@ use cri_spec::SpecError;
 use image::PullFault;
 use netns::NetworkError;
 use runtime::cgroup::CgroupError;
+use runtime::monitor::MonitorError;
 use rustix::io::Errno;
 use std::io::ErrorKind;
 use sys::pin::PinError;
@@ -24,6 +25,10 @@ impl From<&SandboxError> for Status {
 
 impl From<&ContainerError> for Status {
     fn from(err: &ContainerError) -> Self {
+        // Kubelet goes by the beginning of the text.
+        if let ContainerError::Spec(volume @ SpecError::ImageVolume { .. }) = err {
+            return answer(spec(volume), chain(volume));
+        }
         answer(container(err), chain(err))
     }
 }
@@ -103,6 +108,22 @@ fn container(err: &ContainerError) -> Code {
         | ContainerError::Profile { .. }
         | ContainerError::LogPath(_)
         | ContainerError::Log { .. } => Code::InvalidArgument,
+        ContainerError::Target(..) => Code::InvalidArgument,
+        ContainerError::Unsupported(_) => Code::Unimplemented,
+        // The image has no such path.
+        ContainerError::ImageVolume { source, .. }
+            if matches!(
+                Errno::from_io_error(source),
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+            ) =>
+        {
+            Code::InvalidArgument
+        }
+        // The kernel takes no such ids.
+        ContainerError::MapIds { source: MonitorError::Refused { .. }, .. } => {
+            Code::InvalidArgument
+        }
+        ContainerError::ImageVolume { .. } | ContainerError::MapIds { .. } => Code::Internal,
         ContainerError::Sandbox(err) => sandbox(err),
         ContainerError::Spec(err) => spec(err),
         ContainerError::Identity(err) => identity(err),
@@ -158,12 +179,11 @@ fn record(err: &StoreError) -> Code {
 
 fn spec(err: &SpecError) -> Code {
     match err {
-        SpecError::Invalid { .. } | SpecError::Missing { .. } | SpecError::Seccomp { .. } => {
-            Code::InvalidArgument
-        }
+        SpecError::Invalid { .. }
+        | SpecError::Missing { .. }
+        | SpecError::ImageVolume { .. }
+        | SpecError::Seccomp { .. } => Code::InvalidArgument,
         SpecError::Unsupported { .. } => Code::Unimplemented,
-        // Kubelet goes by the text of this one.
-        SpecError::ImageVolume { .. } => Code::Unimplemented,
     }
 }
 

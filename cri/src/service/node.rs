@@ -51,7 +51,7 @@ pub(super) fn status(node: &Node, verbose: bool) -> StatusResponse {
             name: String::new(),
             features: Some(RuntimeHandlerFeatures {
                 recursive_read_only_mounts: true,
-                user_namespaces: false,
+                user_namespaces: node.host.user_namespaces,
             }),
         }],
         features: Some(RuntimeFeatures {

@@ -11,7 +11,7 @@ use super::request::{LayerProgress, LayerState};
 use crate::digest::{ChainId, Digest, Hasher};
 use crate::document::manifest::LayerDescriptor;
 use crate::document::media;
-use crate::layer::{LayerError, Layers, Staged, Staging, inherit};
+use crate::layer::{LayerError, Layers, Staged, Staging};
 use crate::limits::Limits;
 use crate::registry::{BlobStream, RegistryError, Repository};
 use std::io::ErrorKind;
@@ -29,8 +29,6 @@ pub(super) struct Job {
     pub(super) descriptor: LayerDescriptor,
     pub(super) diff_id: Digest,
     pub(super) chain_id: ChainId,
-    /// All layers below, lowest first.
-    pub(super) under: Vec<ChainId>,
     pub(super) repository: Repository,
     /// The layer below, where that is on its way too. Held, so that it is not cancelled while this one needs it.
     pub(super) below: Option<Seat<(), LayerProgress>>,
@@ -59,10 +57,8 @@ impl Job {
         if let Some(below) = &self.below {
             below.wait().await.map_err(PullCause::Shared)?;
         }
-        let (chain_id, under) = (self.chain_id.clone(), self.under.clone());
-        let layers = Arc::clone(&self.bench.layers);
-        let commit = move || ready.commit(&*layers, &under, &chain_id);
-        let committed = tokio::task::spawn_blocking(commit).await;
+        let chain_id = self.chain_id.clone();
+        let committed = tokio::task::spawn_blocking(move || ready.commit(&chain_id)).await;
         committed.map_err(|_| PullCause::Lost)?.map_err(|source| self.unpack(source))?;
         progress.send_modify(|progress| progress.state = LayerState::Unpacked);
         Ok(())
@@ -195,16 +191,8 @@ impl Ready {
         self.0.as_deref().expect(TAKEN_ONCE).diff_id()
     }
 
-    /// Commits the layer; those `under` it have been.
-    fn commit(
-        mut self,
-        layers: &dyn Layers,
-        under: &[ChainId],
-        as_layer: &ChainId,
-    ) -> Result<(), LayerError> {
-        let mut staged = self.0.take().expect(TAKEN_ONCE);
-        inherit(&mut *staged, layers, under)?;
-        staged.commit(as_layer)
+    fn commit(mut self, as_layer: &ChainId) -> Result<(), LayerError> {
+        self.0.take().expect(TAKEN_ONCE).commit(as_layer)
     }
 }
 

@@ -110,12 +110,10 @@ impl Puller {
             pieces.chain(plan.documents().map(|(digest, _)| Content::Blob(digest.clone())));
         // Before looking what is there, so that it still is when the pull ends.
         let lease = self.leases.acquire(pieces.collect()).await;
-        // Both to their end: a document written after the pull has failed would be left behind.
-        let (layers, documents) = tokio::join!(
+        tokio::try_join!(
             self.fetch_layers(&plan, &repository, &progress),
             self.keep_documents(&plan)
-        );
-        layers.and(documents)?;
+        )?;
         let image = record(&request, plan);
         Ok(Pulled { image, lease })
     }
@@ -150,7 +148,6 @@ impl Puller {
                     descriptor: descriptor.clone(),
                     diff_id: plan.config.diff_ids[index].clone(),
                     chain_id: plan.chain[index].clone(),
-                    under: plan.chain[..index].to_vec(),
                     repository: repository.clone(),
                     below: seats.last().map(|(_, seat)| seat.clone()),
                     bench: self.bench.clone(),

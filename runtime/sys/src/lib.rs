@@ -3,6 +3,7 @@
 //! Every unsafe line of Berth lives in this crate, one operation a block, each with the invariant that makes that call
 //! sound. What the rest of the workspace sees is safe: descriptors in, descriptors out.
 
+pub mod aside;
 pub mod bpf;
 pub mod clone;
 pub mod confine;
@@ -11,7 +12,6 @@ pub mod exec;
 pub mod foresight;
 pub mod mount;
 pub mod netlink;
-pub mod overlay;
 pub mod pin;
 mod result;
 pub mod rights;

@@ -11,11 +11,16 @@ mod tests;
 
 pub use process::{exec, exec_with};
 
-use crate::container::SHARED_PIDS;
+use crate::container::{SHARED_PIDS, TARGET_PIDS};
 use crate::error::SpecError;
 use crate::input::HostFacts;
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Spec};
-use plan::{Fd, Join, LaunchPlan, NamespaceKind, PidNamespace, Propagation};
+use crate::users;
+use oci_spec::runtime::{
+    Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Spec,
+};
+use plan::{
+    Fd, IdRange, Join, LaunchPlan, NamespaceKind, PidNamespace, Propagation, UserNamespace,
+};
 use std::path::PathBuf;
 
 /// A plan, and what has to be opened for it.
@@ -25,6 +30,8 @@ pub struct Launch {
     pub plan: LaunchPlan,
     /// What the descriptors of the plan are: number N is `open[N]`.
     pub open: Vec<Open>,
+    /// How the owners in the root's layers are shown: to the container as they are on disk.
+    pub ids: Option<Ids>,
 }
 
 /// Something that the daemon opens and sends beside a plan.
@@ -41,7 +48,28 @@ pub enum Open {
         path: PathBuf,
         /// Whether the mounts below it are copied too (`AT_RECURSIVE`).
         recursive: bool,
+        /// How its owners are shown; as they are where there is none. What is mounted below it is shown as it is, as with
+        /// runc and crun.
+        ids: Option<Ids>,
     },
+    /// A detached mount of an image's layers, that nobody can write to.
+    Image {
+        /// The image.
+        id: String,
+        /// What below its root is shown instead of that; empty is the root. Links in it are followed inside the image.
+        sub_path: String,
+        /// How its owners are shown.
+        ids: Option<Ids>,
+    },
+}
+
+/// Ids of file owners and the ids that they are shown as (`MOUNT_ATTR_IDMAP` of `mount_setattr(2)`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Users: `inside` is on disk, `outside` what the host sees.
+    pub uids: Vec<IdRange>,
+    /// Groups, likewise.
+    pub gids: Vec<IdRange>,
 }
 
 /// Turns a profile of a spec into a program: [`seccomp::compile`](crate::seccomp::compile), or a cache before it.
@@ -81,7 +109,9 @@ pub fn launch_with(
     let root_fd = descriptors.add(Open::Root)?;
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     let join = join(namespaces, &mut descriptors)?;
+    let user = user(linux, namespaces, &mut descriptors)?;
     let mounts = mounts::mounts(spec, linux, host, &mut descriptors)?;
+    let ids = user.as_ref().map(|user| Ids { uids: vec![user.uids], gids: vec![user.gids] });
 
     let plan = LaunchPlan {
         root: root_fd,
@@ -96,9 +126,9 @@ pub fn launch_with(
         readonly: [mounts.readonly, linux.readonly_paths().clone().unwrap_or_default()].concat(),
         mounts: mounts.mounts,
         process: process::process(spec, linux, compile)?,
-        user: None,
+        user,
     };
-    Ok(Launch { plan, open: descriptors.open })
+    Ok(Launch { plan, open: descriptors.open, ids })
 }
 
 /// What is to be opened so far.
@@ -139,11 +169,34 @@ fn join(
     Ok(join)
 }
 
+fn user(
+    linux: &Linux,
+    namespaces: &[LinuxNamespace],
+    descriptors: &mut Descriptors,
+) -> Result<Option<UserNamespace>, SpecError> {
+    let own = namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    let Some(path) = own.and_then(|namespace| namespace.path().clone()) else { return Ok(None) };
+    let one = |field: &str, mappings: &Option<Vec<LinuxIdMapping>>| match mappings.as_deref() {
+        Some([mapping]) => Ok(users::from_oci(mapping)),
+        None | Some(_) => {
+            Err(SpecError::unsupported(field, "user namespaces but of one range are"))
+        }
+    };
+    let uids = one("linux.uidMappings", linux.uid_mappings())?;
+    let gids = one("linux.gidMappings", linux.gid_mappings())?;
+    Ok(Some(UserNamespace { fd: descriptors.add(Open::Namespace(path))?, uids, gids }))
+}
+
 fn pids(spec: &Spec, namespaces: &[LinuxNamespace]) -> Result<PidNamespace, SpecError> {
     match namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
         None => Ok(PidNamespace::Host),
         Some(namespace) if namespace.path().is_none() => {
-            Ok(if noted(spec, SHARED_PIDS) { PidNamespace::Pod } else { PidNamespace::Own })
+            let target = spec.annotations().as_ref().and_then(|all| all.get(TARGET_PIDS));
+            Ok(match target {
+                Some(target) => PidNamespace::Of(target.clone()),
+                None if noted(spec, SHARED_PIDS) => PidNamespace::Pod,
+                None => PidNamespace::Own,
+            })
         }
         Some(_) => Err(SpecError::unsupported("linux.namespaces", "joined PID namespaces are")),
     }

@@ -1,12 +1,16 @@
 //! The file system part of a plan.
 
-use super::{Descriptors, Open};
+use super::{Descriptors, Ids, Open};
 use crate::devices::DEFAULT_NODES;
 use crate::error::SpecError;
 use crate::input::{CgroupFacts, HostFacts};
 use crate::mounts::POD_SHM;
 use crate::target;
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Mount as OciMount, Spec};
+use crate::users;
+use crate::volumes::{IMAGE, SUB_PATH};
+use oci_spec::runtime::{
+    Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, Mount as OciMount, Spec,
+};
 use plan::{Attributes, Device, DeviceKind, Link, Mount, Propagation, Source};
 use std::path::{Path, PathBuf};
 
@@ -54,6 +58,11 @@ pub(super) fn mounts(
         !made.mounts.iter().any(|m| m.target != "/dev" && target::is_at_or_below(path, &m.target))
     };
     let asked = linux.devices().as_deref().unwrap_or_default();
+    // Ours belong to the container's root; the host's stay whose they are there.
+    let root = |mappings: &Option<Vec<LinuxIdMapping>>| {
+        mappings.iter().flatten().find_map(|ids| users::from_oci(ids).to_outside(0)).unwrap_or(0)
+    };
+    let owner = (root(linux.uid_mappings()), root(linux.gid_mappings()));
     for device in asked {
         let device = node(device)?;
         if !own_dev || !is_free(&device.path) {
@@ -64,7 +73,7 @@ pub(super) fn mounts(
     if own_dev {
         let defaults = DEFAULT_NODES.iter().filter_map(|(path, major, minor)| {
             let is_asked = asked.iter().any(|other| other.path() == Path::new(path));
-            (is_free(path) && !is_asked).then(|| default_node(path, *major, *minor))
+            (is_free(path) && !is_asked).then(|| default_node(path, *major, *minor, owner))
         });
         made.devices = defaults.chain(made.devices.drain(..)).collect();
         made.links = LINKS
@@ -85,6 +94,7 @@ struct Parsed<'a> {
     attributes: Attributes,
     propagation: Propagation,
     recursive: bool,
+    ids: Option<Ids>,
     /// What the file system itself takes, as key and value.
     data: Vec<(String, String)>,
     flags: Vec<&'a str>,
@@ -93,9 +103,6 @@ struct Parsed<'a> {
 impl<'a> Parsed<'a> {
     fn read(at: usize, mount: &'a OciMount) -> Result<Self, SpecError> {
         let field = format!("mounts[{at}]");
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(SpecError::unsupported(field, "id-mapped mounts are"));
-        }
         let options = mount.options().as_deref().unwrap_or_default();
         let is_bind = options.iter().any(|option| option == "bind" || option == "rbind");
         let mut parsed = Self {
@@ -105,6 +112,7 @@ impl<'a> Parsed<'a> {
             attributes: Attributes::default(),
             propagation: Propagation::Private,
             recursive: false,
+            ids: ids(mount),
             data: Vec::new(),
             flags: Vec::new(),
             field,
@@ -162,11 +170,15 @@ impl<'a> Parsed<'a> {
             // Every mount of devpts is a new instance since Linux 4.7.
             "devpts" => (Source::Devpts(self.data.clone()), &["newinstance"]),
             "bind" => (self.tree(descriptors)?, &[]),
+            IMAGE => return self.image(descriptors),
             kind => {
                 let rule = "is no type of mount that a container can have";
                 return Err(SpecError::invalid(format!("{}.type", self.field), kind, rule));
             }
         };
+        if self.ids.is_some() && !matches!(source, Source::Tree(_)) {
+            return Err(SpecError::unsupported(&self.field, "mapped ids of a new file system are"));
+        }
         let takes_data = matches!(source, Source::Tmpfs(_) | Source::Devpts(_));
         if let Some((key, _)) = self.data.first().filter(|_| !takes_data) {
             return Err(self.refuse_option(key));
@@ -186,8 +198,35 @@ impl<'a> Parsed<'a> {
         let path = self.source.filter(|source| source.is_absolute()).cloned();
         let field = || format!("{}.source", self.field);
         let path = path.ok_or_else(|| SpecError::missing(field(), "an absolute path is needed"))?;
-        Ok(Source::Tree(descriptors.add(Open::Tree { path, recursive: self.recursive })?))
+        let open = Open::Tree { path, recursive: self.recursive, ids: self.ids.clone() };
+        Ok(Source::Tree(descriptors.add(open)?))
     }
+
+    fn image(&self, descriptors: &mut Descriptors) -> Result<Source, SpecError> {
+        let mut sub_path = String::new();
+        for (key, value) in &self.data {
+            match key.as_str() {
+                _ if *key != SUB_PATH.trim_end_matches('=') => return Err(self.refuse_option(key)),
+                _ => sub_path.clone_from(value),
+            }
+        }
+        if let Some(flag) = self.flags.first() {
+            return Err(self.refuse_option(flag));
+        }
+        let id = self.source.map(|source| source.to_string_lossy().into_owned());
+        let field = || format!("{}.source", self.field);
+        let id = id.ok_or_else(|| SpecError::missing(field(), "an image's id is needed"))?;
+        let open = Open::Image { id, sub_path, ids: self.ids.clone() };
+        Ok(Source::Tree(descriptors.add(open)?))
+    }
+}
+
+fn ids(mount: &OciMount) -> Option<Ids> {
+    let from_oci = |mappings: &Option<Vec<LinuxIdMapping>>| -> Vec<_> {
+        mappings.iter().flatten().map(users::from_oci).collect()
+    };
+    let ids = Ids { uids: from_oci(mount.uid_mappings()), gids: from_oci(mount.gid_mappings()) };
+    (!ids.uids.is_empty() || !ids.gids.is_empty()).then_some(ids)
 }
 
 /// `/sys/fs/cgroup`: on v2 one mount, as the container's cgroup namespace shows it; on v1 a tmpfs that holds the
@@ -232,7 +271,7 @@ fn cgroup(
         // Programs look for `cpu,cpuacct` under all three names; the host has links for that.
         let aliases = name.split(',').filter(|alias| *alias != name);
         for name in std::iter::once(&*name).chain(aliases) {
-            let open = Open::Tree { path: path.clone(), recursive: false };
+            let open = Open::Tree { path: path.clone(), recursive: false, ids: None };
             let source = Source::Tree(descriptors.add(open)?);
             made.mounts.push(mount(format!("{}/{name}", parsed.target), source));
         }
@@ -270,14 +309,6 @@ fn node(device: &LinuxDevice) -> Result<Device, SpecError> {
     })
 }
 
-fn default_node(path: &str, major: u32, minor: u32) -> Device {
-    Device {
-        path: path.to_owned(),
-        kind: DeviceKind::Char,
-        major,
-        minor,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-    }
+fn default_node(path: &str, major: u32, minor: u32, (uid, gid): (u32, u32)) -> Device {
+    Device { path: path.to_owned(), kind: DeviceKind::Char, major, minor, mode: 0o666, uid, gid }
 }

@@ -2,7 +2,7 @@
 //! silently, and a container would run with less than it was given.
 
 use crate::error::SpecError;
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 /// Refuses a spec that has anything that plans have no word for.
 pub(super) fn unsupported(spec: &Spec) -> Result<(), SpecError> {
@@ -44,9 +44,13 @@ fn first(fields: &[Field]) -> Result<(), SpecError> {
 }
 
 fn of_linux(linux: &Linux) -> [Field; 9] {
+    let is_user = |ns: &LinuxNamespace| ns.typ() == LinuxNamespaceType::User;
+    let user = linux.namespaces().iter().flatten().any(is_user);
+    let uids = !user && is_some_entry(linux.uid_mappings().as_ref());
+    let gids = !user && is_some_entry(linux.gid_mappings().as_ref());
     [
-        ("linux.uidMappings", is_some_entry(linux.uid_mappings().as_ref()), "user namespaces are"),
-        ("linux.gidMappings", is_some_entry(linux.gid_mappings().as_ref()), "user namespaces are"),
+        ("linux.uidMappings", uids, "ids outside of a user namespace are"),
+        ("linux.gidMappings", gids, "ids outside of a user namespace are"),
         (
             "linux.sysctl",
             linux.sysctl().as_ref().is_some_and(|all| !all.is_empty()),
@@ -85,8 +89,8 @@ fn namespaces(linux: &Linux) -> Result<(), SpecError> {
             return Err(SpecError::invalid(FIELD, kind, "is there twice"));
         }
         match (namespace.typ(), namespace.path()) {
-            (LinuxNamespaceType::User, _) => {
-                return Err(SpecError::unsupported(FIELD, "user namespaces are"));
+            (LinuxNamespaceType::User, None) => {
+                return Err(SpecError::unsupported(FIELD, "user namespaces but of pods are"));
             }
             (LinuxNamespaceType::Time, _) => {
                 return Err(SpecError::unsupported(FIELD, "time namespaces are"));
@@ -100,6 +104,7 @@ fn namespaces(linux: &Linux) -> Result<(), SpecError> {
             (LinuxNamespaceType::Mount, None) => mount = true,
             (
                 LinuxNamespaceType::Cgroup
+                | LinuxNamespaceType::User
                 | LinuxNamespaceType::Pid
                 | LinuxNamespaceType::Network
                 | LinuxNamespaceType::Ipc

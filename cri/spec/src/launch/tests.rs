@@ -27,7 +27,7 @@ fn every_descriptor_of_the_plan_is_opened_once_and_in_order() {
     request.host.cgroup = CgroupFacts::V1 {
         hierarchies: vec!["/sys/fs/cgroup/cpu,cpuacct".into(), "/sys/fs/cgroup/memory".into()],
     };
-    let Launch { plan, open } = plan(&request);
+    let Launch { plan, open, .. } = plan(&request);
     let trees = plan.mounts.iter().filter_map(|mount| match mount.source {
         Source::Tree(fd) => Some(fd),
         Source::Proc
@@ -54,7 +54,7 @@ fn cgroup_v1_shows_the_containers_own_directories_under_all_their_names() {
     request.host.cgroup = CgroupFacts::V1 {
         hierarchies: vec!["/sys/fs/cgroup/cpu,cpuacct".into(), "/sys/fs/cgroup/systemd".into()],
     };
-    let Launch { plan, open } = plan(&request);
+    let Launch { plan, open, .. } = plan(&request);
     let below: Vec<_> =
         plan.mounts.iter().filter(|m| m.target.starts_with("/sys/fs/cgroup")).collect();
     let targets: Vec<&str> = below.iter().map(|mount| mount.target.as_str()).collect();
@@ -71,7 +71,7 @@ fn cgroup_v1_shows_the_containers_own_directories_under_all_their_names() {
     assert!(!below[0].attributes.readonly, "mount points are made in it first");
     assert!(below[1..].iter().all(|mount| mount.attributes.readonly));
     assert_eq!(plan.readonly[0], "/sys/fs/cgroup", "and then it is closed");
-    let tree = |path: &str| Open::Tree { path: path.into(), recursive: false };
+    let tree = |path: &str| Open::Tree { path: path.into(), recursive: false, ids: None };
     assert!(open.contains(&tree("/sys/fs/cgroup/systemd/kubepods/pod0d1f/c1")));
     assert!(!plan.cgroup_namespace);
 }

@@ -192,7 +192,6 @@ async fn privileged_images_are_unpacked_for_real() {
     let config = StoreConfig {
         root: root.path().to_owned(),
         unpack,
-        layers: Choice::default(),
         insecure_registries: Vec::new(),
         max_downloads: 3,
         limits: Limits::default(),

@@ -37,7 +37,6 @@ impl Bed {
         let config = StoreConfig {
             root: root.path().to_owned(),
             unpack: PathBuf::new(),
-            layers: Choice::default(),
             insecure_registries: Vec::new(),
             max_downloads: 3,
             limits: Limits::default(),
