@@ -1,6 +1,6 @@
 //! Races: names that change what they mean as fast as the kernel can do it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -23,6 +23,18 @@ pub struct Racers {
 impl Racers {
     /// Begins to exchange `one` and `other`, which both have to be there.
     pub fn exchange(one: &Path, other: &Path) -> Self {
+        Self::run(one, other, |result| result.expect("exchange two names"))
+    }
+
+    /// As [`Racers::exchange`], for names that somebody else removes in the end.
+    pub fn until_gone(one: &Path, other: &Path) -> Self {
+        Self::run(one, other, |result| {
+            // Between two removals only one of them is there.
+            result.ok();
+        })
+    }
+
+    fn run(one: &Path, other: &Path, judge: fn(nix::Result<()>)) -> Self {
         let (done, swaps): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
         let threads = processors()
             .into_iter()
@@ -32,8 +44,15 @@ impl Racers {
                 std::thread::spawn(move || {
                     pin(processor);
                     while !done.load(Ordering::Relaxed) {
-                        swap(&one, &other);
-                        swaps.fetch_add(1, Ordering::Relaxed);
+                        let swapped = renameat2(
+                            AT_FDCWD,
+                            &one,
+                            AT_FDCWD,
+                            &other,
+                            RenameFlags::RENAME_EXCHANGE,
+                        );
+                        swaps.fetch_add(u64::from(swapped.is_ok()), Ordering::Relaxed);
+                        judge(swapped);
                     }
                 })
             })
@@ -63,11 +82,6 @@ impl Drop for Racers {
             assert!(thread.join().is_ok() || std::thread::panicking(), "a racer panicked");
         }
     }
-}
-
-fn swap(one: &PathBuf, other: &PathBuf) {
-    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
-        .expect("exchange two names");
 }
 
 /// Two of those that this process may run on, or one twice.
