@@ -12,7 +12,7 @@ use crate::chain::chain;
 use crate::container::{Container, Event};
 use crate::host::{blocking, to_ns};
 use crate::node::Node;
-use crate::sandbox::{Record, Sandbox};
+use crate::sandbox::{Record, Sandbox, room};
 use crate::store::StoreError;
 use netns::PodNetwork;
 use runtime::id::PodId;
@@ -251,7 +251,9 @@ impl Node {
         let paths = &self.host.paths;
         leavings.runs.iter().for_each(|name| self.sweep_run(name));
         for name in &leavings.files {
-            swept("pod's files", crate::container::remove_tree(&paths.pods().join(name)));
+            let files = paths.pods().join(name);
+            let gone = room::remove(&files).and_then(|()| crate::container::remove_tree(&files));
+            swept("pod's files", gone);
         }
         for name in &leavings.cgroups {
             match self.remove_pod_cgroup(name) {

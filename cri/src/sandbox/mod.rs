@@ -13,6 +13,7 @@ pub(crate) mod files;
 pub(crate) mod log_directory;
 mod network;
 mod resources;
+pub(crate) mod room;
 mod run;
 pub(crate) mod status;
 mod stop;

@@ -3,7 +3,7 @@
 use super::cgroup::Place;
 use super::{
     Detail, Record, Sandbox, SandboxError, Sandboxes, SetupError, State, files, is_host,
-    log_directory, namespace_options, network,
+    log_directory, namespace_options, network, room,
 };
 use crate::flight::Boarding;
 use crate::host::{Host, blocking, now_ns};
@@ -155,6 +155,13 @@ impl Sandboxes {
             make_directory(&dir)?;
             undo.push("remove directory of pod", move || remove_directory(&dir));
         }
+        let files = host.paths.pod_files(&id);
+        room::make(&files).map_err(|source| SandboxError::Files {
+            step: "make room for files",
+            path: files.clone(),
+            source,
+        })?;
+        undo.push("remove files of pod", move || room::remove(&files));
         let logs = &wish.config.log_directory;
         if !logs.is_empty() {
             log_directory::create(Path::new(logs))

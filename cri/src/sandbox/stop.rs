@@ -2,7 +2,7 @@
 
 use super::cgroup;
 use super::run::remove_directory;
-use super::{Sandbox, SandboxError, Sandboxes, State};
+use super::{Sandbox, SandboxError, Sandboxes, State, room};
 use netns::PodNetwork;
 use sys::pin;
 
@@ -49,7 +49,13 @@ impl Sandboxes {
     /// Forgets a stopped pod that has no containers.
     pub(crate) fn remove(&self, sandbox: &Sandbox) -> Result<(), SandboxError> {
         let id = &sandbox.id;
-        for path in [self.host.paths.pod_run(id), self.host.paths.pod_files(id)] {
+        let files = self.host.paths.pod_files(id);
+        room::remove(&files).map_err(|source| SandboxError::Files {
+            step: "remove files",
+            path: files.clone(),
+            source,
+        })?;
+        for path in [self.host.paths.pod_run(id), files] {
             remove_directory(&path).map_err(|source| SandboxError::Files {
                 step: "remove directory",
                 path,
