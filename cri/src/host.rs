@@ -1,5 +1,7 @@
 //! What pods and containers need of the machine, opened once by the composition root.
 
+use crate::apparmor;
+use crate::chain::chain;
 use crate::config::Config;
 use crate::filters::Filters;
 use crate::store::Records;
@@ -140,20 +142,28 @@ pub(crate) fn facts(cgroups: &Cgroups) -> io::Result<HostFacts> {
         Version::V2 => CgroupFacts::V2,
         Version::V1 => CgroupFacts::V1 { hierarchies: cgroups.hierarchies() },
     };
+    let apparmor = apparmor::is_on();
+    let apparmor_default = if apparmor { default_profile() } else { None };
     let mut devices = Vec::new();
     list_devices(Path::new("/dev"), &mut devices);
     Ok(HostFacts {
         capabilities: own_capabilities()?,
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         cgroup,
-        apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|text| text.trim() == "Y"),
-        apparmor_default: None,
+        apparmor,
+        apparmor_default,
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         devices,
         throttled_cpus: throttled_cpus(),
         architecture: ARCHITECTURE,
     })
+}
+
+/// Containers that ask for the default by name are refused without it; those that say nothing run unconfined.
+fn default_profile() -> Option<String> {
+    apparmor::load()
+        .inspect_err(|err| tracing::error!(err = chain(err), "load AppArmor profile"))
+        .ok()
 }
 
 #[cfg(target_arch = "x86_64")]

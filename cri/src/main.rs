@@ -6,6 +6,7 @@
 //!   recover at start: the kernel first, then the records, then memory
 //! ```
 
+mod apparmor;
 mod chain;
 mod config;
 mod container;

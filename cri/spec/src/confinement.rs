@@ -74,6 +74,13 @@ pub(crate) fn apparmor(input: &Input<'_>) -> Result<Option<String>, SpecError> {
     #[expect(deprecated, reason = "other runtimes still honour it")]
     let old = &context.apparmor_profile;
     match Wanted::of(context.apparmor.as_ref(), FIELD, old, OLD_FIELD)? {
+        // A request for what cannot be had is not answered by less.
+        Wanted::RuntimeDefault if input.host.apparmor && input.host.apparmor_default.is_none() => {
+            Err(SpecError::unsupported(
+                FIELD,
+                "the default profile could not be loaded on this host: it is",
+            ))
+        }
         Wanted::Nothing | Wanted::RuntimeDefault => Ok(default_profile(input.host)),
         Wanted::Unconfined => Ok(None),
         Wanted::Localhost { field, .. } if !input.host.apparmor => {

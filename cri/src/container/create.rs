@@ -4,6 +4,7 @@ use super::{
     Container, ContainerError, Containers, Detail, Key, Record, State, identity, rootfs, signal,
     volumes,
 };
+use crate::apparmor;
 use crate::flight::Boarding;
 use crate::host::{blocking, device, now_ns};
 use crate::images::Hold;
@@ -133,6 +134,7 @@ impl Containers {
             volumes: &volumes,
             target: target.as_ref(),
         })?;
+        refuse_missing_profile(&spec)?;
         // Also refuses what no plan could be made of, now rather than at the start.
         self.host.filters.launch(&spec, &self.host.facts)?;
         volumes::refuse_propagation(&config)?;
@@ -334,6 +336,19 @@ fn stop_signal(config: &ContainerConfig) -> Option<String> {
     let asked = config.stop_signal();
     let name = asked.as_str_name();
     (asked != Signal::RuntimeDefault && signal::number(name).is_some()).then(|| name.to_owned())
+}
+
+/// Refuses an AppArmor profile that nobody has loaded, now rather than at the start.
+fn refuse_missing_profile(spec: &Spec) -> Result<(), ContainerError> {
+    let profile = spec.process().as_ref().and_then(|process| process.apparmor_profile().as_deref());
+    match profile.map(|name| (name, apparmor::is_loaded(name))) {
+        Some((name, Ok(false))) => {
+            let text = format!("AppArmor profile {name:?} is not loaded on this host");
+            Err(ContainerError::Invalid(text))
+        }
+        // Where the list cannot be read, the kernel answers at the start.
+        None | Some((_, Ok(true) | Err(_))) => Ok(()),
+    }
 }
 
 /// A volume whose source is not there becomes an empty directory, as with other runtimes.
