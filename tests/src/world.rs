@@ -110,6 +110,10 @@ impl World {
         self.daemon.as_ref().expect("the daemon runs").pid()
     }
 
+    pub fn is_daemon_up(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     /// SIGKILL to the daemon alone.
     pub fn kill_daemon(&mut self) {
         self.daemon.take().expect("the daemon runs").kill();
