@@ -24,8 +24,13 @@ fn parse(option: &str, text: &str) {
         .stdin(Stdio::piped())
         .spawn()
         .expect("start apparmor_parser");
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "{text}");
+    child
+        .stdin
+        .take()
+        .expect("as the test has made it")
+        .write_all(text.as_bytes())
+        .expect("as the test has made it");
+    assert!(child.wait().expect("as the test has made it").success(), "{text}");
 }
 
 #[test]

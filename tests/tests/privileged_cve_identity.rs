@@ -167,9 +167,17 @@ fn privileged_cve_2026_47262_2025_4437_2024_9676_user_files_of_an_image_are_boun
 
 /// `VmRSS` in KiB.
 fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).expect("as the test has made it");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("as the test has made it");
+    line.split_whitespace()
+        .next()
+        .expect("as the test has made it")
+        .parse()
+        .expect("as the test has made it")
 }
 
 #[test]
@@ -347,20 +355,24 @@ fn privileged_cve_2026_53488_2026_94603_2024_3154_2023_6476_words_of_images_and_
 /// What a runtime is told of a container, but for what names this one: ids, paths, the pod's own names.
 fn spec(world: &World, pod: &Pod, image: &str) -> Value {
     let mut config = world.container_config("twin", &["true"]);
-    config.image.as_mut().unwrap().image = image.to_owned();
+    config.image.as_mut().expect("as the test has made it").image = image.to_owned();
     let id = world.create(pod, config);
     let request = ContainerStatusRequest { container_id: id.clone(), verbose: true };
-    let answer = world.cri().container_status(request).unwrap();
-    let info: Value = serde_json::from_str(&answer.info["info"]).unwrap();
+    let answer = world.cri().container_status(request).expect("as the test has made it");
+    let info: Value = serde_json::from_str(&answer.info["info"]).expect("as the test has made it");
     let mut spec = info["runtimeSpec"].clone();
     assert!(spec["process"]["args"].is_array(), "{info}");
     spec["annotations"] = Value::Null;
     spec["linux"]["cgroupsPath"] = Value::Null;
-    for set in spec["process"]["capabilities"].as_object_mut().unwrap().values_mut() {
+    for set in spec["process"]["capabilities"]
+        .as_object_mut()
+        .expect("as the test has made it")
+        .values_mut()
+    {
         // A set has no order.
-        set.as_array_mut().unwrap().sort_by_key(Value::to_string);
+        set.as_array_mut().expect("as the test has made it").sort_by_key(Value::to_string);
     }
     let text = spec.to_string().replace(&pod.id, "POD").replace(&id, "CONTAINER");
     let text = text.replace("annotated", "twins");
-    serde_json::from_str(&text).unwrap()
+    serde_json::from_str(&text).expect("as the test has made it")
 }

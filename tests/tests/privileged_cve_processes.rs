@@ -20,10 +20,10 @@ fn programs() -> BTreeMap<PathBuf, String> {
     names
         .map(|name| {
             let path = binary(name);
-            let at = fs::metadata(&path).unwrap();
+            let at = fs::metadata(&path).expect("as the test has made it");
             let line = format!(
                 "{} {:o} {}:{} {}",
-                digest(&fs::read(&path).unwrap()),
+                digest(&fs::read(&path).expect("as the test has made it")),
                 at.mode(),
                 at.uid(),
                 at.gid(),
@@ -296,14 +296,22 @@ fn privileged_cve_2022_23471_2025_64329_execs_that_fail_leave_nothing() {
 }
 
 fn count(directory: &str) -> usize {
-    fs::read_dir(directory).unwrap().count()
+    fs::read_dir(directory).expect("as the test has made it").count()
 }
 
 /// `VmRSS` in KiB.
 fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).expect("as the test has made it");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("as the test has made it");
+    line.split_whitespace()
+        .next()
+        .expect("as the test has made it")
+        .parse()
+        .expect("as the test has made it")
 }
 
 #[test]
@@ -325,7 +333,7 @@ fn privileged_cve_2020_8557_the_files_of_a_pod_cannot_fill_the_nodes_disk() {
 fn below(top: &Path) -> Vec<fs::Metadata> {
     let mut all = Vec::new();
     for entry in fs::read_dir(top).into_iter().flatten().flatten() {
-        all.push(fs::symlink_metadata(entry.path()).unwrap());
+        all.push(fs::symlink_metadata(entry.path()).expect("as the test has made it"));
         if entry.path().is_dir() {
             all.extend(below(&entry.path()));
         }

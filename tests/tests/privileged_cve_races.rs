@@ -26,9 +26,10 @@ impl Arena {
     fn new(world: &World) -> Self {
         let volume = world.directory("arena");
         let canary = Canary::plant(world);
-        std::fs::create_dir_all(volume.join("changing/below")).unwrap();
+        std::fs::create_dir_all(volume.join("changing/below")).expect("as the test has made it");
         // As the racing container would write it: a path of the node, which in a container's root is nothing.
-        symlink(canary.path().join("directory"), volume.join("other")).unwrap();
+        symlink(canary.path().join("directory"), volume.join("other"))
+            .expect("as the test has made it");
         Self { volume, canary }
     }
 
