@@ -94,6 +94,7 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
     tracing::info!(socket = %socket.display(), "serving");
     // What was left behind is known by now, so that nothing new is taken for it; removing it may take its time.
     let sweeping = Arc::clone(&node);
+    node.collect_later();
     tokio::task::spawn_blocking(move || sweeping.sweep(&leavings));
 
     let told = ended()?;
@@ -156,6 +157,10 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
         root: config.root.clone(),
         unpack: config.unpack.clone(),
         insecure_registries: config.image.insecure_registries.clone(),
+        registry_config: some_path(&config.image.registry_config),
+        policy: some_path(&config.image.policy),
+        keep_packed: config.image.keep_packed,
+        keep_unfinished: Duration::from_secs(config.image.keep_unfinished_s),
         max_downloads: config.image.max_downloads,
         limits: image::Limits::default(),
     })?;
@@ -188,6 +193,11 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
     later.set(Arc::downgrade(&node)).ok();
     let leavings = node.recover()?;
     Ok((node, leavings))
+}
+
+/// An empty path in the configuration is none.
+fn some_path(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
 }
 
 /// The watch is a part of the node that it reports to; so it gets to know the node once there is one.

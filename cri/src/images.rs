@@ -6,8 +6,10 @@ use crate::chain::chain;
 use crate::host::blocking;
 use crate::store::{Records, StoreError};
 use image::{
-    Ambiguous, Catalog, Digest, Image, ProgressSender, PullError, PullFault, PullRequest, Store,
+    Ambiguous, ArchiveFormat, Catalog, Credentials, Digest, Export, Image, ProgressSender,
+    PullError, PullFault, PullRequest, PushRequest, Reference, Saving, Store, TransferError,
 };
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,6 +52,18 @@ pub(crate) enum ImageError {
     Ambiguous(#[from] Ambiguous),
     #[error(transparent)]
     Pull(#[from] PullError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("no such image: {0:?}")]
+    NotFound(String),
+    #[error("{0:?} names a digest; a tag is wanted")]
+    NoTag(String),
+    #[error("image {0} has no name that says where to push it")]
+    Nameless(Digest),
+    #[error("read the history of image {id}")]
+    History { id: Digest, source: image::pull::PullCause },
+    #[error("keep the archive")]
+    Spool(#[source] std::io::Error),
     #[error("record image")]
     Record(#[from] StoreError),
     #[error("collect unused content")]
@@ -61,7 +75,10 @@ impl ImageError {
     pub(crate) fn is_final(&self) -> bool {
         match self {
             ImageError::Pull(err) => match err.fault() {
-                PullFault::InvalidContent | PullFault::Refused | PullFault::Limit => true,
+                PullFault::InvalidContent
+                | PullFault::Refused
+                | PullFault::Signature
+                | PullFault::Limit => true,
                 PullFault::NotFound
                 | PullFault::Unauthorized
                 | PullFault::Unavailable
@@ -69,12 +86,23 @@ impl ImageError {
                 | PullFault::Internal => false,
             },
             ImageError::NoReference(_)
+            | ImageError::Transfer(_)
+            | ImageError::NotFound(_)
+            | ImageError::NoTag(_)
+            | ImageError::Nameless(_)
+            | ImageError::History { .. }
+            | ImageError::Spool(_)
             | ImageError::Reference(_)
             | ImageError::Ambiguous(_)
             | ImageError::Record(_)
             | ImageError::Collect(_) => false,
         }
     }
+}
+
+/// Whether `text`, as somebody typed it, is this canonical name.
+fn names_it(canonical: &str, text: &str) -> bool {
+    text.parse::<Reference>().is_ok_and(|reference| reference.to_string() == canonical)
 }
 
 impl Images {
@@ -125,6 +153,117 @@ impl Images {
             Ok(id)
         })
         .await
+    }
+
+    /// Takes images over from an archive; on return they are listed.
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        spool: File,
+        base: Option<Reference>,
+        progress: ProgressSender,
+    ) -> Result<Vec<Image>, ImageError> {
+        let loaded = self.store.load(spool, base, progress).await?;
+        let this = Arc::clone(self);
+        blocking(move || {
+            for pulled in &loaded {
+                this.add(pulled.image.clone())?;
+            }
+            Ok(loaded.into_iter().map(|pulled| pulled.image).collect())
+        })
+        .await
+    }
+
+    /// An empty file for an archive.
+    pub(crate) fn spool(&self) -> Result<File, ImageError> {
+        self.store.spool().map_err(ImageError::Spool)
+    }
+
+    /// Pushes an image to where `to` says, or else its name.
+    pub(crate) async fn push(
+        &self,
+        name: &str,
+        to: Option<Reference>,
+        credentials: Option<Credentials>,
+        progress: ProgressSender,
+    ) -> Result<Digest, ImageError> {
+        let (image, _hold) = self.held(name)?;
+        // By an id it is pushed to where its first name says.
+        let named = image.tags.iter().find(|tag| names_it(tag, name)).or(image.tags.first());
+        let own = || named.and_then(|tag| tag.parse().ok());
+        let to = to.or_else(own).ok_or_else(|| ImageError::Nameless(image.id.clone()))?;
+        if to.tagged().is_none() {
+            return Err(ImageError::NoTag(to.to_string()));
+        }
+        let request = PushRequest { image: Arc::clone(&image), to, credentials };
+        Ok(self.store.push(request, progress).await?)
+    }
+
+    /// Begins an archive of images; the holds are to be kept until it has been read.
+    pub(crate) async fn save(
+        &self,
+        names: &[String],
+        format: ArchiveFormat,
+        credentials: Option<Credentials>,
+    ) -> Result<(Saving, Vec<Hold>), ImageError> {
+        let (mut exports, mut holds) = (Vec::<Export>::new(), Vec::new());
+        for name in names {
+            let (image, hold) = self.held(name)?;
+            holds.push(hold);
+            let named = image.tags.iter().filter(|tag| names_it(tag, name)).cloned();
+            let mut tags: Vec<String> = named.collect();
+            if tags.is_empty() {
+                tags = image.tags.clone();
+            }
+            match exports.iter_mut().find(|export| export.image.id == image.id) {
+                Some(known) => {
+                    known.names.extend(tags);
+                    known.names.sort();
+                    known.names.dedup();
+                }
+                None => exports.push(Export { image, names: tags }),
+            }
+        }
+        Ok((self.store.save(exports, format, credentials).await?, holds))
+    }
+
+    /// The steps in which an image was made, first to last.
+    pub(crate) async fn history(
+        &self,
+        name: &str,
+    ) -> Result<(Digest, Vec<image::history::Step>), ImageError> {
+        let (image, _hold) = self.held(name)?;
+        let steps = self.store.history(&image).await;
+        let id = image.id.clone();
+        match steps {
+            Ok(steps) => Ok((id, steps)),
+            Err(source) => Err(ImageError::History { id, source }),
+        }
+    }
+
+    /// Gives an image one more name.
+    pub(crate) fn tag(&self, name: &str, new: &str) -> Result<(), ImageError> {
+        let new: Reference = new.parse()?;
+        let tag = new.tagged().ok_or_else(|| ImageError::NoTag(new.to_string()))?;
+        let (image, _hold) = self.held(name)?;
+        let mut image = Image::clone(&image);
+        image.tags = vec![tag];
+        Ok(self.add(image)?)
+    }
+
+    /// Takes one name away from whichever image has it.
+    pub(crate) fn untag(&self, name: &str) -> Result<(), ImageError> {
+        let reference: Reference = name.parse()?;
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.catalog().clone();
+        let missing = || ImageError::NotFound(name.to_owned());
+        let changed = next.untag(&reference).ok_or_else(missing)?;
+        self.records.put_image(&changed)?;
+        *self.catalog() = next;
+        Ok(())
+    }
+
+    fn held(&self, name: &str) -> Result<(Arc<Image>, Hold), ImageError> {
+        self.hold(name)?.ok_or_else(|| ImageError::NotFound(name.to_owned()))
     }
 
     fn add(&self, image: Image) -> Result<(), StoreError> {

@@ -5,10 +5,11 @@ use crate::container::{ContainerError, Containers};
 use crate::host::{Host, blocking};
 use crate::images::{ImageError, Images};
 use crate::sandbox::{Sandbox, SandboxError, Sandboxes};
-use image::{Digest, ProgressSender, PullRequest};
+use image::{Digest, Image, ProgressSender, PullRequest, Reference};
 use runtime::id::PodId;
 use runtime::monitor::Monitor;
 use runtime::watch::Event;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,17 @@ pub(crate) struct Node {
     pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) containers: Arc<Containers>,
     pub(crate) images: Arc<Images>,
+}
+
+/// A pull that has not ended well, or not yet: dropped, it has what is left of it freed later.
+struct Unfinished(Option<Arc<Node>>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(node) = &self.0 {
+            node.collect_later();
+        }
+    }
 }
 
 impl Node {
@@ -101,19 +113,52 @@ impl Node {
         }
     }
 
-    /// Pulls an image and lists it. What a pull leaves that can never succeed is freed; what one leaves that only broke
-    /// off is a head start for the next try.
+    /// Pulls an image and lists it. What a pull leaves that can never succeed is freed at once; what one leaves that broke
+    /// off, or was given up, is a head start for the next try, and freed after a while.
     pub(crate) async fn pull_image(
         self: &Arc<Self>,
         request: PullRequest,
         progress: ProgressSender,
     ) -> Result<Digest, ImageError> {
+        let mut unfinished = Unfinished(Some(Arc::clone(self)));
         let pulled = self.images.pull(request, progress).await;
-        if pulled.as_ref().is_err_and(ImageError::is_final) {
+        match &pulled {
+            Ok(_) => unfinished.0 = None,
+            Err(err) if err.is_final() => {
+                unfinished.0 = None;
+                let this = Arc::clone(self);
+                blocking(move || this.containers.collect()).await;
+            }
+            Err(_) => {}
+        }
+        pulled
+    }
+
+    /// Takes images over from an archive and lists them. What a bad archive has left is freed at once.
+    pub(crate) async fn load_images(
+        self: &Arc<Self>,
+        spool: File,
+        base: Option<Reference>,
+        progress: ProgressSender,
+    ) -> Result<Vec<Image>, ImageError> {
+        let loaded = self.images.load(spool, base, progress).await;
+        if loaded.is_err() {
             let this = Arc::clone(self);
             blocking(move || this.containers.collect()).await;
         }
-        pulled
+        loaded
+    }
+
+    /// Frees what pulls that were cut off have left, when its time is over.
+    pub(crate) fn collect_later(self: &Arc<Self>) {
+        let this = Arc::downgrade(self);
+        let time = Duration::from_secs(self.host.config.image.keep_unfinished_s);
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if let Some(this) = this.upgrade() {
+                blocking(move || this.containers.collect()).await;
+            }
+        });
     }
 
     /// Takes an image off the list and frees what only it needed.

@@ -1,16 +1,20 @@
-//! Manifests and configurations on disk, named by their digests. Layers are not here: their one copy is unpacked.
+//! Content as registries have it, named by its digest: manifests and configurations, and some layers.
 //!
 //! ```text
-//! blobs/sha256/<hex>      a document, 0600
-//! blobs/ingest/           kept free for the partial layers of a resume across restarts
+//! blobs/sha256/<hex>            a document, or a layer that is kept, 0600
+//! blobs/ingest/sha256-<hex>     a layer on its way: what came before a cut or a kill
 //! ```
+//!
+//! A layer's file in `ingest` goes when the layer is unpacked, because then its one copy is the unpacked one: a push asks
+//! the registry it came from again. Only what no registry has (`berth load`) stays, and what the configuration says is to.
 
 use crate::digest::{Algorithm, Digest, Hasher};
 use rustix::fs::Mode;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A store of small documents.
 #[derive(Debug)]
@@ -27,6 +31,19 @@ pub(crate) struct Stored {
     pub(crate) bytes: u64,
 }
 
+/// A layer's file to be filled.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    /// Written at its end, read from anywhere.
+    pub(crate) file: Arc<File>,
+    /// What it has already, unchecked.
+    pub(crate) bytes: u64,
+    /// Whether it is one of the store, and not to be changed.
+    pub(crate) is_whole: bool,
+}
+
+const INGEST: &str = "ingest";
+
 impl Blobs {
     /// The store in the directory `root`, which is made where it is missing.
     pub(crate) fn open(root: PathBuf) -> io::Result<Self> {
@@ -34,6 +51,7 @@ impl Blobs {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             make_private_dir(&root.join(algorithm.as_str()))?;
         }
+        make_private_dir(&root.join(INGEST))?;
         Ok(Self { root, writing: Mutex::new(()) })
     }
 
@@ -65,30 +83,87 @@ impl Blobs {
         sys::durable::replace(&self.path(digest), bytes, 0o600)
     }
 
-    /// Removes a document; a missing one is fine.
-    pub(crate) fn remove(&self, digest: &Digest) -> io::Result<()> {
-        match fs::remove_file(self.path(digest)) {
-            Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
+    /// The file of the layer `digest`, of `size` bytes in the end: as an earlier try left it, or empty.
+    pub(crate) fn ingest(&self, digest: &Digest, size: u64) -> io::Result<Ingest> {
+        if let Some(file) = self.open_blob(digest)?
+            && file.metadata()?.len() == size
+        {
+            return Ok(Ingest { file: Arc::new(file), bytes: size, is_whole: true });
+        }
+        let path = self.ingest_path(digest);
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).append(true).create(true).mode(0o600).open(&path)
+        };
+        let mut file = open()?;
+        let mut bytes = file.metadata()?.len();
+        if bytes > size {
+            fs::remove_file(&path)?;
+            file = open()?;
+            bytes = 0;
+        }
+        Ok(Ingest { file: Arc::new(file), bytes, is_whole: false })
+    }
+
+    /// Removes a layer's file that has served.
+    pub(crate) fn end_ingest(&self, digest: &Digest) -> io::Result<()> {
+        remove_if_there(&self.ingest_path(digest))
+    }
+
+    /// Makes a layer's file, whole and checked, one of the store. Durable when this returns.
+    pub(crate) fn settle(&self, digest: &Digest) -> io::Result<()> {
+        let (from, to) = (self.ingest_path(digest), self.path(digest));
+        File::open(&from)?.sync_all()?;
+        fs::rename(&from, &to)?;
+        File::open(to.parent().unwrap_or(&self.root))?.sync_all()
+    }
+
+    /// The layer or document `digest`, unchecked.
+    pub(crate) fn open_blob(&self, digest: &Digest) -> io::Result<Option<File>> {
+        match File::open(self.path(digest)) {
+            Ok(file) => Ok(Some(file)),
+            Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
         }
     }
 
-    /// Every document. Other names are nobody's, and removed: what a crash left half-written.
+    /// Bytes that are free for this user where the store is.
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        let about = rustix::fs::statvfs(&self.root)?;
+        Ok(about.f_bavail.saturating_mul(about.f_frsize))
+    }
+
+    /// Removes a document or layer, and what there is of it on its way; a missing one is fine.
+    pub(crate) fn remove(&self, digest: &Digest) -> io::Result<()> {
+        remove_if_there(&self.path(digest))?;
+        self.end_ingest(digest)
+    }
+
+    /// Every document and layer, and what is on its way. Other names are nobody's, and removed: what a crash left
+    /// half-written.
     pub(crate) fn list(&self) -> io::Result<Vec<Stored>> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            for entry in fs::read_dir(self.root.join(algorithm.as_str()))? {
+        let mut look = |directory: &str, name_digest: &dyn Fn(&str) -> String| -> io::Result<()> {
+            for entry in fs::read_dir(self.root.join(directory))? {
                 let entry = entry?;
-                let name = entry.file_name();
-                let digest = format!("{}:{}", algorithm.as_str(), name.to_string_lossy()).parse();
-                match digest {
+                match name_digest(&entry.file_name().to_string_lossy()).parse() {
                     Ok(digest) => all.push(Stored { digest, bytes: entry.metadata()?.len() }),
                     Err(_) => fs::remove_file(entry.path())?,
                 }
             }
+            Ok(())
+        };
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            look(algorithm.as_str(), &|name| format!("{}:{name}", algorithm.as_str()))?;
         }
+        look(INGEST, &|name| name.replacen('-', ":", 1))?;
         Ok(all)
+    }
+
+    fn ingest_path(&self, digest: &Digest) -> PathBuf {
+        let name = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
+        self.root.join(INGEST).join(name)
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -96,8 +171,15 @@ impl Blobs {
     }
 }
 
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
 /// Makes `path` where it is missing, for this user alone.
-fn make_private_dir(path: &std::path::Path) -> io::Result<()> {
+fn make_private_dir(path: &Path) -> io::Result<()> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Err(rustix::io::Errno::EXIST) => Ok(()),
         result => Ok(result?),
@@ -142,6 +224,40 @@ mod tests {
             blobs.put(&digest, content).unwrap();
             assert_eq!(blobs.get(&digest, limit).unwrap(), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_layer_on_its_way_goes_on_where_it_was_and_becomes_a_blob() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path().to_owned()).unwrap();
+        let digest = Digest::of(b"whole layer");
+        let Ingest { file, bytes, is_whole } = blobs.ingest(&digest, 11).unwrap();
+        assert_eq!((bytes, is_whole), (0, false));
+        (&*file).write_all(b"whole").unwrap();
+        let Ingest { file, bytes, .. } = blobs.ingest(&digest, 11).unwrap();
+        assert_eq!(bytes, 5);
+        (&*file).write_all(b" layer").unwrap();
+        assert_eq!(blobs.list().unwrap()[0].digest, digest, "it can be collected");
+        assert!(blobs.open_blob(&digest).unwrap().is_none(), "not one of the store yet");
+        blobs.settle(&digest).unwrap();
+        let Ingest { bytes, is_whole, .. } = blobs.ingest(&digest, 11).unwrap();
+        assert_eq!((bytes, is_whole), (11, true));
+        assert_eq!(blobs.ingest(&digest, 7).unwrap().bytes, 0, "of another size");
+        blobs.remove(&digest).unwrap();
+        assert!(blobs.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_begins_anew() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path().to_owned()).unwrap();
+        let digest = Digest::of(b"layer");
+        (&*blobs.ingest(&digest, 100).unwrap().file).write_all(&[0; 50]).unwrap();
+        assert_eq!(blobs.ingest(&digest, 5).unwrap().bytes, 0);
+        blobs.end_ingest(&digest).unwrap();
+        blobs.end_ingest(&digest).unwrap();
     }
 
     #[test]

@@ -60,6 +60,17 @@ impl Catalog {
         std::iter::once(image).chain(losers).collect()
     }
 
+    /// Takes one name away from the image that has it, and gives that image as it is then. Its last name is taken too: it
+    /// stays, by its id.
+    pub fn untag(&mut self, name: &Reference) -> Option<Image> {
+        let key = canonical(name);
+        let id = self.names.remove(&key)?;
+        let image = Arc::make_mut(self.images.get_mut(&id)?);
+        image.tags.retain(|tag| *tag != key);
+        image.digests.retain(|digest| *digest != key);
+        Some(image.clone())
+    }
+
     /// Removes an image with all its names.
     pub fn remove(&mut self, id: &Digest) -> Option<Image> {
         let image = self.images.remove(id)?;
@@ -95,11 +106,7 @@ impl Catalog {
 
     fn by_name(&self, text: &str) -> Option<&Arc<Image>> {
         let reference: Reference = text.parse().ok()?;
-        let name = match reference.digest() {
-            Some(digest) => reference.at(digest),
-            None => reference.to_string(),
-        };
-        self.images.get(self.names.get(&name)?)
+        self.images.get(self.names.get(&canonical(&reference))?)
     }
 
     fn by_prefix(&self, text: &str) -> Result<Option<Arc<Image>>, Ambiguous> {
@@ -119,6 +126,14 @@ impl Catalog {
                 Err(Ambiguous { prefix: prefix.to_owned(), ids })
             }
         }
+    }
+}
+
+/// The name as images have it: by digest where there is one, whatever the tag.
+fn canonical(reference: &Reference) -> String {
+    match reference.digest() {
+        Some(digest) => reference.at(digest),
+        None => reference.to_string(),
     }
 }
 
@@ -150,6 +165,7 @@ mod tests {
             config: Config::default(),
             annotations: BTreeMap::new(),
             pulled_at: 0,
+            artifact: None,
         }
     }
 
@@ -228,6 +244,18 @@ mod tests {
         assert!(catalog.remove(&id).is_none());
         assert!(catalog.resolve("app").unwrap().is_none());
         assert!(catalog.names.is_empty());
+    }
+
+    #[test]
+    fn one_name_can_be_taken_away() {
+        let mut catalog = Catalog::default();
+        catalog.insert(image("aaaa", &["app", "app:1"]));
+        let name = |text: &str| text.parse::<Reference>().unwrap();
+        assert_eq!(catalog.untag(&name("app")).unwrap().tags, ["docker.io/library/app:1"]);
+        assert!(catalog.untag(&name("app")).is_none());
+        assert!(catalog.resolve("app").unwrap().is_none());
+        assert!(catalog.untag(&name("app:1")).unwrap().tags.is_empty());
+        assert_eq!(catalog.list().len(), 1, "the image stays by its id");
     }
 
     #[test]

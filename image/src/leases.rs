@@ -7,6 +7,7 @@ use crate::digest::{ChainId, Digest};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// A piece of content the collector may remove.
@@ -59,6 +60,12 @@ impl Leases {
         }
     }
 
+    /// Leases `pieces` before anybody collects: for what an earlier process left.
+    pub(crate) fn acquire_first(self: &Arc<Self>, pieces: Vec<Content>) -> Lease {
+        self.try_hold(&pieces);
+        Lease(Arc::new(Held { leases: Arc::clone(self), pieces }))
+    }
+
     fn try_hold(&self, pieces: &[Content]) -> bool {
         let mut books = self.lock();
         if pieces.iter().any(|piece| books.doomed.contains(piece)) {
@@ -108,6 +115,63 @@ impl Leases {
     /// The books are whole after every statement that holds the lock, so a panic elsewhere does not spoil them.
     fn lock(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leases of pulls that were cut off: what they had got stays for a while, so that the next try has a head start.
+#[derive(Debug)]
+pub(crate) struct Lingering {
+    time: Duration,
+    leases: Mutex<Vec<(Instant, Lease)>>,
+}
+
+/// A pull under way. Dropped before its [`end`](Self::end), it leaves its lease behind for a while.
+#[derive(Debug)]
+pub(crate) struct HeadStart<'a> {
+    lingering: &'a Lingering,
+    lease: Option<Lease>,
+}
+
+impl Lingering {
+    /// `time`: how long a lease is kept.
+    pub(crate) fn new(time: Duration) -> Self {
+        Self { time, leases: Mutex::default() }
+    }
+
+    pub(crate) fn unless_ended(&self, lease: &Lease) -> HeadStart<'_> {
+        HeadStart { lingering: self, lease: Some(lease.clone()) }
+    }
+
+    /// Keeps a lease for the time.
+    pub(crate) fn keep(&self, lease: Lease) {
+        if !self.time.is_zero() {
+            self.lock().push((Instant::now() + self.time, lease));
+        }
+    }
+
+    /// Drops the leases whose time is over.
+    pub(crate) fn expire(&self) {
+        let now = Instant::now();
+        self.lock().retain(|(until, _)| now < *until);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Lease)>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HeadStart<'_> {
+    /// Nothing of it is wanted any more, or all of it is recorded.
+    pub(crate) fn end(mut self) {
+        self.lease = None;
+    }
+}
+
+impl Drop for HeadStart<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.lingering.keep(lease);
+        }
     }
 }
 
@@ -168,6 +232,24 @@ mod tests {
         assert!(!removed(&leases, "b"));
         leases.end_collection();
         assert!(removed(&leases, "a") && removed(&leases, "b"));
+    }
+
+    #[tokio::test]
+    async fn what_a_pull_that_was_cut_off_had_lingers() {
+        let leases = Arc::new(Leases::default());
+        for (time, ends, stays) in [(60, false, true), (60, true, false), (0, false, false)] {
+            let lingering = Lingering::new(Duration::from_secs(time));
+            let lease = leases.acquire(vec![blob("a")]).await;
+            let head_start = lingering.unless_ended(&lease);
+            if ends {
+                head_start.end();
+            } else {
+                drop(head_start);
+            }
+            drop(lease);
+            lingering.expire();
+            assert_eq!(removed(&leases, "a"), !stays, "{time} s, ended: {ends}");
+        }
     }
 
     #[tokio::test]

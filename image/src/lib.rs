@@ -15,28 +15,34 @@
 //!
 //! Everything an image brings along is untrusted: it is bounded, checked, kept byte for byte, and never acted on.
 
+mod archive;
 mod blobs;
 pub mod catalog;
 pub mod digest;
 mod document;
+pub mod history;
 pub mod layer;
 mod leases;
 pub mod limits;
+mod policy;
 pub mod pull;
 pub mod record;
 pub mod reference;
 mod registry;
 pub mod store;
+pub mod transfer;
 
+pub use archive::write::{ArchiveFormat, Export};
 pub use catalog::{Ambiguous, Catalog};
 pub use digest::{ChainId, Digest};
 pub use layer::{LayerError, LayerFault, Usage};
 pub use leases::Lease;
 pub use limits::Limits;
 pub use pull::request::{
-    Auth, LayerProgress, LayerState, Progress, ProgressSender, PullRequest, Pulled,
+    Auth, Credentials, LayerProgress, LayerState, Progress, ProgressSender, PullRequest, Pulled,
 };
 pub use pull::{PullError, PullFault};
-pub use record::{Config, Image, Layer};
+pub use record::{Artifact, Config, Image, Layer};
 pub use reference::{BadReference, Reference};
 pub use store::{Reclaimed, Store, StoreConfig, StoreError};
+pub use transfer::{PushRequest, Saving, TransferError};

@@ -9,6 +9,8 @@ pub struct Limits {
     pub layers: usize,
     /// Compressed size of one layer, in bytes, as its descriptor declares it.
     pub compressed_layer_bytes: u64,
+    /// Compressed size of all layers of one image, in bytes.
+    pub compressed_image_bytes: u64,
     /// Unpacked size of one layer, in bytes: the sum of its files.
     pub layer_bytes: u64,
     /// Entries of one layer: files, directories, links, devices.
@@ -21,6 +23,7 @@ impl Default for Limits {
             document_bytes: 4 << 20,
             layers: 256,
             compressed_layer_bytes: 64 << 30,
+            compressed_image_bytes: 256 << 30,
             layer_bytes: 64 << 30,
             layer_entries: 4_000_000,
         }

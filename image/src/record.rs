@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// An image whose content is in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// The digest of its configuration: the one identifier clients see.
+    /// The digest of its configuration, of an artifact that of its manifest: the one identifier clients see.
     pub id: Digest,
     /// The digest of the manifest for this machine's platform.
     pub manifest: Digest,
@@ -26,6 +26,26 @@ pub struct Image {
     pub annotations: BTreeMap<String, String>,
     /// When the last pull ended, in nanoseconds since the Unix epoch.
     pub pulled_at: u64,
+    /// Set for what is no container image: it can be mounted, not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Artifact>,
+}
+
+/// What an artifact is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Its type, as its author has it. Untrusted.
+    pub kind: String,
+    /// The digest of its configuration, which many artifacts share.
+    pub config: Digest,
+}
+
+impl Image {
+    /// The digest of its configuration.
+    #[must_use]
+    pub fn config_digest(&self) -> &Digest {
+        self.artifact.as_ref().map_or(&self.id, |artifact| &artifact.config)
+    }
 }
 
 /// One layer of an image.

@@ -3,17 +3,18 @@
 use crate::blobs::Blobs;
 use crate::digest::{ChainId, Digest};
 use crate::layer::{LayerError, Layers, Overlay, Usage};
-use crate::leases::{Content, Leases};
+use crate::leases::{Content, Leases, Lingering};
 use crate::limits::Limits;
 use crate::pull::request::{ProgressSender, PullRequest, Pulled};
-use crate::pull::{PullError, Puller, Stores};
+use crate::pull::{PullCause, PullError, Puller, Rules, Stores};
 use crate::record::Image;
-use crate::registry::{Client, Patience, Trust};
+use crate::registry::{Client, Patience, Registries, Trust};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// What a [`Store`] is made of.
 #[derive(Clone, Debug)]
@@ -24,8 +25,17 @@ pub struct StoreConfig {
     pub unpack: PathBuf,
     /// Registries, as image names have them, that are reached over http. Those on loopback always are.
     pub insecure_registries: Vec<String>,
+    /// The directory in which each registry may have one, with a `hosts.toml` or certificates: containerd's layout.
+    pub registry_config: Option<PathBuf>,
     /// Layers that may be downloading and unpacking at a time, over all pulls.
     pub max_downloads: usize,
+    /// Whether layers stay as the registry packed them beside unpacked: a push or save needs no registry then, and the
+    /// disk holds everything nearly twice.
+    pub keep_packed: bool,
+    /// How long what a pull got that was cut off stays without an image, for the next try.
+    pub keep_unfinished: Duration,
+    /// The file with the policy of signatures, in the form of containers-policy.json(5); everything is accepted without.
+    pub policy: Option<PathBuf>,
     /// Bounds on what is pulled.
     pub limits: Limits,
 }
@@ -42,6 +52,10 @@ struct Inner {
     blobs: Arc<Blobs>,
     layers: Arc<dyn Layers>,
     leases: Arc<Leases>,
+    lingering: Arc<Lingering>,
+    client: Arc<Client>,
+    limits: Limits,
+    root: PathBuf,
     /// One collection at a time.
     collecting: Mutex<()>,
 }
@@ -103,8 +117,11 @@ impl Store {
     /// [`StoreError::Open`] and [`StoreError::Layers`] when its directories cannot be made or read.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let layers = Overlay::open(&config.root, &config.unpack).map_err(StoreError::Layers)?;
-        let insecure = config.insecure_registries.clone();
-        let client = Client::new(insecure, Patience::default(), Trust::default());
+        let registries = Registries {
+            insecure: config.insecure_registries.clone(),
+            config_path: config.registry_config.clone(),
+        };
+        let client = Client::new(registries, Patience::default(), Trust::default());
         Self::with(config, Arc::new(layers), client)
     }
 
@@ -113,17 +130,38 @@ impl Store {
         layers: Arc<dyn Layers>,
         client: Client,
     ) -> Result<Self, StoreError> {
+        let client = Arc::new(client);
         let path = config.root.join("blobs");
         let blobs =
             Blobs::open(path.clone()).map_err(|source| StoreError::Open { path, source })?;
         let (blobs, leases) = (Arc::new(blobs), Arc::<Leases>::default());
-        let stores = Stores {
-            blobs: Arc::clone(&blobs),
-            layers: Arc::clone(&layers),
-            leases: Arc::clone(&leases),
+        let lingering = Arc::new(Lingering::new(config.keep_unfinished));
+        let inner = Inner {
+            puller: Arc::new(Puller::new(
+                Stores {
+                    blobs: Arc::clone(&blobs),
+                    layers: Arc::clone(&layers),
+                    leases: Arc::clone(&leases),
+                    lingering: Arc::clone(&lingering),
+                },
+                Arc::clone(&client),
+                Rules {
+                    limits: config.limits.clone(),
+                    max_downloads: config.max_downloads,
+                    keep_packed: config.keep_packed,
+                    policy: config.policy,
+                },
+            )),
+            blobs,
+            layers,
+            leases,
+            lingering,
+            client,
+            limits: config.limits,
+            root: config.root,
+            collecting: Mutex::new(()),
         };
-        let puller = Arc::new(Puller::new(stores, client, config.limits, config.max_downloads));
-        let inner = Inner { puller, blobs, layers, leases, collecting: Mutex::new(()) };
+        inner.keep_what_is_there()?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -152,6 +190,7 @@ impl Store {
     ///
     /// The first failure, after everything else was tried.
     pub fn collect(&self, keep: impl FnOnce() -> Vec<Arc<Image>>) -> Result<Reclaimed, StoreError> {
+        self.inner.lingering.expire();
         let _one = self.inner.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         let collection = Collection::begin(&self.inner, keep);
         let layers = collection.layers();
@@ -177,11 +216,45 @@ impl Store {
         Ok(lowers)
     }
 
+    /// A manifest or configuration of an image that is here.
+    ///
+    /// # Errors
+    ///
+    /// [`PullCause::Blob`] when it is gone or damaged.
+    pub(crate) async fn document(&self, digest: &Digest) -> Result<Vec<u8>, PullCause> {
+        let (blobs, wanted, limit) =
+            (Arc::clone(self.blobs()), digest.clone(), self.limits().document_bytes);
+        let read = tokio::task::spawn_blocking(move || blobs.get(&wanted, limit)).await;
+        let failed = |source| PullCause::Blob { digest: digest.clone(), source };
+        let read = read.map_err(|_| PullCause::Lost)?.map_err(failed)?;
+        read.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+    }
+
+    pub(crate) fn blobs(&self) -> &Arc<Blobs> {
+        &self.inner.blobs
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.inner.client
+    }
+
+    pub(crate) fn puller(&self) -> &Puller {
+        &self.inner.puller
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
     /// Whether all of the image's content is there.
     #[must_use]
     pub fn is_complete(&self, image: &Image) -> bool {
         let Inner { blobs, layers, .. } = &*self.inner;
-        blobs.contains(&image.id)
+        blobs.contains(image.config_digest())
             && blobs.contains(&image.manifest)
             && image.layers.iter().all(|layer| layers.contains(&layer.chain_id))
     }
@@ -190,6 +263,18 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.inner.layers.usage()
+    }
+}
+
+impl Inner {
+    /// What an earlier process left without an image may be of a pull that its end cut off.
+    fn keep_what_is_there(&self) -> Result<(), StoreError> {
+        let layers = self.layers.list().map_err(StoreError::ListLayers)?;
+        let blobs = self.blobs.list().map_err(StoreError::ListBlobs)?;
+        let layers = layers.into_iter().map(Content::Layer);
+        let blobs = blobs.into_iter().map(|blob| Content::Blob(blob.digest));
+        self.lingering.keep(self.leases.acquire_first(layers.chain(blobs).collect()));
+        Ok(())
     }
 }
 
@@ -207,7 +292,9 @@ impl<'a> Collection<'a> {
         for image in keep() {
             let layers = image.layers.iter().map(|layer| Content::Layer(layer.chain_id.clone()));
             collection.kept.extend(layers);
-            collection.kept.insert(Content::Blob(image.id.clone()));
+            let packed = image.layers.iter().map(|layer| Content::Blob(layer.digest.clone()));
+            collection.kept.extend(packed);
+            collection.kept.insert(Content::Blob(image.config_digest().clone()));
             collection.kept.insert(Content::Blob(image.manifest.clone()));
         }
         collection

@@ -80,7 +80,8 @@ pub fn configure(stage: &Stage, insecure_registries: &[String]) {
         insecure_registries.iter().map(|name| format!("{name:?}")).collect();
     let text = format!(
         "[network]\nbridge = \"{BRIDGE}\"\nsubnet = \"10.77.0.0/16\"\ntable = \"berth-test\"\n\n\
-         [cgroup]\nparent = \"{cgroup}\"\n\n[image]\ninsecure_registries = [{}]\n",
+         [cgroup]\nparent = \"{cgroup}\"\n\n[image]\ninsecure_registries = [{}]\n\
+         keep_unfinished_s = 0\nregistry_config = \"\"\n",
         registries.join(", ")
     );
     write(&config_path(stage), &text);

@@ -71,6 +71,10 @@ impl Driver {
 pub(crate) struct Image {
     pub(crate) max_downloads: usize,
     pub(crate) insecure_registries: Vec<String>,
+    pub(crate) registry_config: PathBuf,
+    pub(crate) policy: PathBuf,
+    pub(crate) keep_packed: bool,
+    pub(crate) keep_unfinished_s: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -112,7 +116,14 @@ impl Default for Cgroup {
 
 impl Default for Image {
     fn default() -> Self {
-        Self { max_downloads: 4, insecure_registries: Vec::new() }
+        Self {
+            max_downloads: 4,
+            insecure_registries: Vec::new(),
+            registry_config: "/etc/containerd/certs.d".into(),
+            policy: PathBuf::new(),
+            keep_packed: false,
+            keep_unfinished_s: 600,
+        }
     }
 }
 

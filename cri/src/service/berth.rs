@@ -1,13 +1,16 @@
 //! Our own service beside CRI: what a command line needs and CRI lacks.
 
-use super::Service;
 use super::image::pull_request;
+use super::{Service, to_the_end, transfer};
 use crate::container::State;
+use crate::host::blocking;
 use crate::images::ImageError;
 use cri_api::berth::v1::berth_server::Berth;
 use cri_api::berth::v1::{
-    LayerProgress, PullImageRequest, PullProgress, WaitContainerRequest, WaitContainerResponse,
-    layer_progress,
+    ImageHistoryRequest, ImageHistoryResponse, LayerProgress, LoadImagesRequest,
+    LoadImagesResponse, PullImageRequest, PullProgress, PushImageRequest, SaveImagesRequest,
+    SaveImagesResponse, TagImageRequest, TagImageResponse, UntagImageRequest, UntagImageResponse,
+    WaitContainerRequest, WaitContainerResponse, layer_progress,
 };
 use image::{Digest, LayerState, Progress};
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Progress is told no oftener than this; the last word is always told.
 const PACE: Duration = Duration::from_millis(100);
@@ -59,10 +62,60 @@ impl Berth for Service {
             finished_at: exited.finished_at,
         }))
     }
+
+    async fn push_image(
+        &self,
+        request: Request<PushImageRequest>,
+    ) -> Result<Response<BoxStream<PullProgress>>, Status> {
+        transfer::push(&self.node, request.into_inner())
+    }
+
+    async fn load_images(
+        &self,
+        request: Request<Streaming<LoadImagesRequest>>,
+    ) -> Result<Response<BoxStream<LoadImagesResponse>>, Status> {
+        transfer::load(&self.node, request.into_inner()).await
+    }
+
+    async fn save_images(
+        &self,
+        request: Request<SaveImagesRequest>,
+    ) -> Result<Response<BoxStream<SaveImagesResponse>>, Status> {
+        transfer::save(&self.node, request.into_inner()).await
+    }
+
+    async fn tag_image(
+        &self,
+        request: Request<TagImageRequest>,
+    ) -> Result<Response<TagImageResponse>, Status> {
+        let TagImageRequest { image, name } = request.into_inner();
+        let images = Arc::clone(&self.node.images);
+        to_the_end(async move { blocking(move || images.tag(&image, &name)).await }).await?;
+        Ok(Response::new(TagImageResponse {}))
+    }
+
+    async fn untag_image(
+        &self,
+        request: Request<UntagImageRequest>,
+    ) -> Result<Response<UntagImageResponse>, Status> {
+        let UntagImageRequest { name } = request.into_inner();
+        let images = Arc::clone(&self.node.images);
+        to_the_end(async move { blocking(move || images.untag(&name)).await }).await?;
+        Ok(Response::new(UntagImageResponse {}))
+    }
+
+    async fn image_history(
+        &self,
+        request: Request<ImageHistoryRequest>,
+    ) -> Result<Response<ImageHistoryResponse>, Status> {
+        let history = self.node.images.history(&request.get_ref().image).await;
+        let (id, steps) = history.map_err(|err| Status::from(&err))?;
+        Ok(Response::new(transfer::history(&id, steps)))
+    }
 }
 
-/// Tells the client how far the pull is until it has ended.
-async fn tell(
+/// Tells the client how far the pull, or push, is until it has ended.
+pub(super) async fn tell(
     mut pulling: JoinHandle<Result<Digest, ImageError>>,
     mut following: watch::Receiver<Progress>,
     to_client: mpsc::Sender<Result<PullProgress, Status>>,
@@ -91,7 +144,7 @@ async fn tell(
     to_client.send(last).await.ok();
 }
 
-fn message(progress: &Progress, image_ref: String) -> PullProgress {
+pub(super) fn message(progress: &Progress, image_ref: String) -> PullProgress {
     PullProgress {
         resolved: progress.resolved.clone().unwrap_or_default(),
         layers: progress

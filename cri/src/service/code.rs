@@ -59,6 +59,7 @@ fn answer(code: Code, text: String) -> Status {
         Code::DataLoss,
         Code::ResourceExhausted,
         Code::DeadlineExceeded,
+        Code::Unknown,
     ];
     if ours.contains(&code) {
         tracing::warn!(?code, text, "call failed");
@@ -229,16 +230,31 @@ fn image(err: &ImageError) -> (Code, &'static str) {
             (Code::InvalidArgument, "")
         }
         ImageError::Record(err) => (record(err), ""),
-        ImageError::Collect(_) => (Code::Internal, ""),
-        ImageError::Pull(err) => match err.fault() {
-            PullFault::NotFound => (Code::NotFound, ""),
-            PullFault::Unauthorized => (Code::PermissionDenied, ""),
-            PullFault::Unavailable => (Code::Unavailable, "RegistryUnavailable: "),
-            PullFault::InvalidContent => (Code::DataLoss, ""),
-            PullFault::Refused => (Code::FailedPrecondition, ""),
-            PullFault::Limit => (Code::OutOfRange, ""),
-            PullFault::Disk => (Code::ResourceExhausted, ""),
-            PullFault::Internal => (Code::Internal, ""),
-        },
+        ImageError::NotFound(_) => (Code::NotFound, ""),
+        ImageError::NoTag(_) => (Code::InvalidArgument, ""),
+        ImageError::Nameless(_) => (Code::FailedPrecondition, ""),
+        ImageError::Collect(_) | ImageError::History { .. } => (Code::Internal, ""),
+        ImageError::Spool(err) if err.kind() == ErrorKind::StorageFull => {
+            (Code::ResourceExhausted, "")
+        }
+        ImageError::Spool(_) => (Code::Internal, ""),
+        ImageError::Pull(err) => pull(err.fault()),
+        ImageError::Transfer(err) => pull(err.fault()),
+    }
+}
+
+fn pull(fault: PullFault) -> (Code, &'static str) {
+    match fault {
+        PullFault::NotFound => (Code::NotFound, ""),
+        PullFault::Unauthorized => (Code::PermissionDenied, ""),
+        // Kubelet looks for the word at the very beginning of the error, and only of an unknown one does its client leave
+        // the code away (cri-client, PullImage).
+        PullFault::Unavailable => (Code::Unknown, "RegistryUnavailable: "),
+        PullFault::Signature => (Code::Unknown, "SignatureValidationFailed: "),
+        PullFault::InvalidContent => (Code::DataLoss, ""),
+        PullFault::Refused => (Code::FailedPrecondition, ""),
+        PullFault::Limit => (Code::OutOfRange, ""),
+        PullFault::Disk => (Code::ResourceExhausted, ""),
+        PullFault::Internal => (Code::Internal, ""),
     }
 }

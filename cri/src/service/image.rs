@@ -10,7 +10,7 @@ use cri_api::runtime::v1::{
     ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest, ListImagesResponse,
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
 };
-use image::{Auth, Image, ProgressSender, PullRequest};
+use image::{Auth, Credentials, Image, ProgressSender, PullRequest};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,8 +85,14 @@ pub(super) fn pull_request(name: &str, auth: Option<AuthConfig>) -> Result<PullR
     Ok(PullRequest { reference, auth: auth.and_then(credentials) })
 }
 
+/// What the client shows, and to whom.
+pub(super) fn credentials(auth: AuthConfig) -> Option<Credentials> {
+    let server = Some(auth.server_address.clone()).filter(|server| !server.is_empty());
+    secret(auth).map(|auth| Credentials { auth, server })
+}
+
 /// The first of the client's credentials that says anything; `auth` is the base64 of `username:password`.
-fn credentials(auth: AuthConfig) -> Option<Auth> {
+fn secret(auth: AuthConfig) -> Option<Auth> {
     if !auth.registry_token.is_empty() {
         return Some(Auth::RegistryToken(auth.registry_token));
     }
@@ -96,7 +102,7 @@ fn credentials(auth: AuthConfig) -> Option<Auth> {
     if !auth.username.is_empty() {
         return Some(Auth::Basic { username: auth.username, password: auth.password });
     }
-    let decoded = BASE64_STANDARD.decode(auth.auth).ok()?;
+    let decoded = BASE64_STANDARD.decode(auth.auth.trim()).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (username, password) = text.split_once(':')?;
     // Docker pads the text with NULs.

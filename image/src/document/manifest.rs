@@ -2,6 +2,7 @@
 
 use super::media::{self, Kind, LayerMedia};
 use super::{DocumentError, excerpt, json};
+use crate::archive::write;
 use crate::digest::Digest;
 use crate::layer::Compression;
 use serde::{Deserialize, Deserializer};
@@ -16,7 +17,7 @@ pub(crate) const MAX_INDEX_DEPTH: usize = 2;
 /// What a name or a descriptor may lead to.
 #[derive(Clone, Debug)]
 pub(crate) enum Document {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Index),
 }
 
@@ -27,6 +28,8 @@ pub(crate) struct Manifest {
     /// Lowest first.
     pub(crate) layers: Vec<LayerDescriptor>,
     pub(crate) annotations: BTreeMap<String, String>,
+    /// What it is, where it is no container image: then each layer is one file.
+    pub(crate) artifact: Option<String>,
 }
 
 /// One image for several platforms.
@@ -47,6 +50,8 @@ pub(crate) struct Descriptor {
     pub(crate) urls: Vec<String>,
     #[serde(default)]
     pub(crate) platform: Option<Platform>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// A layer that this node can unpack.
@@ -55,6 +60,15 @@ pub(crate) struct LayerDescriptor {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) compression: Compression,
+    /// What makes a layer of a blob that is none.
+    pub(crate) frame: Option<Frame>,
+}
+
+/// The bytes around a file's content that make it an archive of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) head: Vec<u8>,
+    pub(crate) tail: Vec<u8>,
 }
 
 /// For which machine an entry of an index is.
@@ -120,7 +134,7 @@ impl Document {
         }
         raw.check_kind(kind, what)?;
         match kind {
-            Kind::Manifest => raw.manifest(max_layers).map(Self::Manifest),
+            Kind::Manifest => raw.manifest(max_layers).map(Box::new).map(Self::Manifest),
             Kind::Index => raw.index().map(Self::Index),
         }
     }
@@ -146,17 +160,20 @@ impl Raw {
     fn manifest(self, max_layers: usize) -> Result<Manifest, DocumentError> {
         let missing = |key| DocumentError::Json { what: "manifest", source: missing_key(key) };
         let config = self.config.ok_or_else(|| missing("config"))?;
-        if !media::is_config(&config.media_type) {
-            let kind = self.artifact_type.unwrap_or(config.media_type);
-            return Err(DocumentError::Artifact(excerpt(&kind)));
+        let is_image = media::is_config(&config.media_type);
+        if !media::is_media_type(&config.media_type) {
+            return Err(DocumentError::UnknownMediaType(excerpt(&config.media_type)));
         }
+        let kind = self.artifact_type.unwrap_or_else(|| config.media_type.clone());
+        let artifact = (!is_image).then(|| excerpt(&kind));
         let layers = self.layers.ok_or_else(|| missing("layers"))?;
         if layers.len() > max_layers {
             let (count, limit) = (layers.len(), max_layers);
             return Err(DocumentError::TooMany { what: "layers", count, limit });
         }
-        let layers = layers.into_iter().map(Descriptor::into_layer).collect::<Result<_, _>>()?;
-        Ok(Manifest { config, layers, annotations: self.annotations })
+        let read = if is_image { Descriptor::into_layer } else { Descriptor::into_file };
+        let layers = layers.into_iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Manifest { config, layers, annotations: self.annotations, artifact })
     }
 
     fn index(self) -> Result<Index, DocumentError> {
@@ -185,13 +202,37 @@ impl Descriptor {
                 Err(DocumentError::ForeignLayer(self.digest))
             }
             Some(LayerMedia::Tar(compression)) => {
-                Ok(LayerDescriptor { digest: self.digest, size: self.size, compression })
+                let (digest, size) = (self.digest, self.size);
+                Ok(LayerDescriptor { digest, size, compression, frame: None })
             }
             None => {
                 let media_type = excerpt(&self.media_type);
                 Err(DocumentError::UnknownLayer { digest: self.digest, media_type })
             }
         }
+    }
+
+    /// A blob of an artifact: a file that has the name its author gave it, or else its digest.
+    fn into_file(self) -> Result<LayerDescriptor, DocumentError> {
+        const TITLE: &str = "org.opencontainers.image.title";
+        if !self.urls.is_empty() {
+            return Err(DocumentError::ForeignLayer(self.digest));
+        }
+        let is_plain = |name: &&String| {
+            let is_part =
+                |part: &str| !matches!(part, "" | "." | "..") && !part.starts_with(".wh.");
+            name.len() <= 100 && name.split('/').all(is_part) && !name.contains('\0')
+        };
+        let title = self.annotations.get(TITLE).filter(is_plain);
+        let name = title.map_or_else(|| self.digest.hex().to_owned(), Clone::clone);
+        let head = write::header(&name, self.size);
+        let tail = [write::padding(self.size), vec![0; 1024]].concat();
+        Ok(LayerDescriptor {
+            digest: self.digest,
+            size: self.size,
+            compression: Compression::Plain,
+            frame: Some(Frame { head, tail }),
+        })
     }
 
     /// `os/architecture[/variant]`, for an error message.

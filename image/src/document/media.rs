@@ -13,7 +13,7 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
 /// The two kinds of document a name may lead to.
@@ -50,6 +50,16 @@ pub(crate) fn is_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
 
+/// Whether the text is a media type at all: RFC 6838 section 4.2.
+pub(crate) fn is_media_type(text: &str) -> bool {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.len() <= 127
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c))
+    };
+    text.split_once('/').is_some_and(|(kind, subtype)| is_name(kind) && is_name(subtype))
+}
+
 /// How a layer of this type is packed; nothing for a type that is no layer known here.
 pub(crate) fn layer(media_type: &str) -> Option<LayerMedia> {
     let tar = LayerMedia::Tar;
@@ -66,6 +76,15 @@ pub(crate) fn layer(media_type: &str) -> Option<LayerMedia> {
             Some(LayerMedia::Foreign)
         }
         _ => None,
+    }
+}
+
+/// The media type of a layer that is packed like this.
+pub(crate) fn oci_layer(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Plain => "application/vnd.oci.image.layer.v1.tar",
+        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
     }
 }
 

@@ -99,6 +99,7 @@ mod tests {
             digest: Digest::of(b""),
             size: 0,
             urls: Vec::new(),
+            annotations: Default::default(),
             platform,
         }
     }

@@ -1,8 +1,10 @@
 //! Why a pull did not come to its end.
 
+use crate::archive::ArchiveError;
 use crate::digest::Digest;
 use crate::document::DocumentError;
 use crate::layer::{Compression, LayerError, LayerFault};
+use crate::policy::PolicyError;
 use crate::reference::Reference;
 use crate::registry::{Fault, RegistryError};
 use std::io;
@@ -29,6 +31,8 @@ pub enum PullFault {
     InvalidContent,
     /// Sound, but refused by a rule of this node: foreign layers, artifacts, other platforms, redirects out of TLS.
     Refused,
+    /// Not signed, or not allowed, as the policy wants it.
+    Signature,
     /// More than this node allows one image.
     Limit,
     /// This node's disk: full, broken or read-only.
@@ -97,6 +101,23 @@ pub enum PullCause {
         /// The bound.
         limit: u64,
     },
+    /// What is to be fetched does not fit on the disk.
+    #[error("{needed} bytes are to be fetched, and {free} are free")]
+    NoSpace {
+        /// Compressed bytes of all layers that are missing.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+    },
+    /// Packed bytes of a layer that are wanted again.
+    #[error("layer {0} is not kept in packed form, and its image came from no registry")]
+    NotKept(Digest),
+    /// A rule about who may be trusted, and for what.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// An archive that an image was to be taken from.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A document has another size than its descriptor says.
     #[error("{digest} has another size than the {want} bytes its index says")]
     Size {
@@ -157,7 +178,7 @@ impl PullError {
 }
 
 impl PullCause {
-    fn fault(&self) -> PullFault {
+    pub(crate) fn fault(&self) -> PullFault {
         match self {
             Self::Registry(source) | Self::Fetch { source, .. } => registry_fault(source),
             Self::Document { source, .. } if source.is_policy() => PullFault::Refused,
@@ -173,7 +194,11 @@ impl PullCause {
                 LayerFault::Worker => PullFault::Internal,
             },
             Self::TooLarge { .. } => PullFault::Limit,
-            Self::Blob { .. } => PullFault::Disk,
+            Self::Blob { .. } | Self::NoSpace { .. } => PullFault::Disk,
+            Self::Archive(err) if err.is_disk() => PullFault::Disk,
+            Self::Archive(_) => PullFault::InvalidContent,
+            Self::NotKept(_) => PullFault::NotFound,
+            Self::Policy(_) => PullFault::Signature,
             Self::Stuck(_) | Self::Feed { .. } | Self::Lost => PullFault::Internal,
             Self::Shared(cause) => cause.fault(),
         }
@@ -184,8 +209,35 @@ impl PullCause {
         self.fault() == PullFault::InvalidContent
     }
 
+    /// Whether other credentials, or another registry, might have got it.
+    pub(super) fn is_about_access(&self) -> bool {
+        match self.fault() {
+            PullFault::NotFound | PullFault::Unauthorized | PullFault::Unavailable => true,
+            PullFault::InvalidContent
+            | PullFault::Refused
+            | PullFault::Signature
+            | PullFault::Limit
+            | PullFault::Disk
+            | PullFault::Internal => false,
+        }
+    }
+
+    /// Whether another try with the same bytes ends the same way.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(
+            self.fault(),
+            PullFault::InvalidContent
+                | PullFault::Refused
+                | PullFault::Signature
+                | PullFault::Limit
+        )
+    }
+
     /// Whether a resumed body was answered with something that does not continue it.
     pub(super) fn is_bad_range(&self) -> bool {
+        if let Self::Shared(cause) = self {
+            return cause.is_bad_range();
+        }
         matches!(self, Self::Fetch { source: RegistryError::Range { .. }, .. })
     }
 }

@@ -28,7 +28,11 @@ struct Flight<T, P> {
 }
 
 /// A caller's share in a piece of work.
-pub(super) struct Seat<T, P>(Arc<Flight<T, P>>);
+pub(super) struct Seat<T, P> {
+    flight: Arc<Flight<T, P>>,
+    /// Whether somebody else had begun the work.
+    joined: bool,
+}
 
 impl<K, T, P> Flights<K, T, P>
 where
@@ -48,7 +52,7 @@ where
     {
         let mut running = lock(&self.running);
         if let Some(flight) = running.get(&key).and_then(Weak::upgrade) {
-            return Seat(flight);
+            return Seat { flight, joined: true };
         }
         let (tell_progress, progress) = watch::channel(start);
         let (tell_outcome, outcome) = watch::channel(None);
@@ -70,15 +74,15 @@ where
         });
         running.retain(|_, flight| flight.strong_count() > 0);
         running.insert(key, Arc::downgrade(&flight));
-        Seat(flight)
+        Seat { flight, joined: false }
     }
 }
 
 impl<T: Clone, P> Seat<T, P> {
     /// Waits for the outcome; tells each state of progress on the way, the last one certainly.
     pub(super) async fn follow(&self, mut tell: impl FnMut(&P)) -> Outcome<T> {
-        let mut outcome = self.0.outcome.clone();
-        let mut progress = self.0.progress.clone();
+        let mut outcome = self.flight.outcome.clone();
+        let mut progress = self.flight.progress.clone();
         let mut done = std::pin::pin!(async move {
             match outcome.wait_for(Option::is_some).await {
                 Ok(outcome) => outcome.clone(),
@@ -98,6 +102,16 @@ impl<T: Clone, P> Seat<T, P> {
         }
     }
 
+    /// How far the work is, now and from now on.
+    pub(super) fn progress(&self) -> watch::Receiver<P> {
+        self.flight.progress.clone()
+    }
+
+    /// Whether somebody else had begun the work, with credentials of their own.
+    pub(super) fn was_joined(&self) -> bool {
+        self.joined
+    }
+
     /// Waits for the outcome.
     pub(super) async fn wait(&self) -> Outcome<T> {
         self.follow(|_| {}).await
@@ -106,7 +120,7 @@ impl<T: Clone, P> Seat<T, P> {
 
 impl<T, P> Clone for Seat<T, P> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { flight: Arc::clone(&self.flight), joined: self.joined }
     }
 }
 

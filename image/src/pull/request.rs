@@ -11,7 +11,23 @@ pub struct PullRequest {
     /// The image.
     pub reference: Reference,
     /// Who asks; nobody in particular when absent.
-    pub auth: Option<Auth>,
+    pub auth: Option<Credentials>,
+}
+
+/// Something to show, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Credentials {
+    /// What is shown.
+    pub auth: Auth,
+    /// The registry or mirror it is for, as `registry.example:5000` or as a URL. Absent: the registry of the image, and none
+    /// of its mirrors.
+    pub server: Option<String>,
+}
+
+impl From<Auth> for Credentials {
+    fn from(auth: Auth) -> Self {
+        Self { auth, server: None }
+    }
 }
 
 /// What a registry may be shown. [`Debug`] never prints a secret.
@@ -97,7 +113,8 @@ mod tests {
         for auth in
             [basic, Auth::IdentityToken("hunter2".into()), Auth::RegistryToken("hunter2".into())]
         {
-            let request = PullRequest { reference: "app".parse().unwrap(), auth: Some(auth) };
+            let request =
+                PullRequest { reference: "app".parse().unwrap(), auth: Some(auth.into()) };
             assert!(!format!("{request:?}{request:#?}").contains("hunter2"));
         }
     }

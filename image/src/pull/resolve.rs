@@ -1,25 +1,26 @@
 //! From a name to what there is to fetch.
 
 use super::error::PullCause;
+use super::origin::Origin;
 use crate::blobs::Blobs;
 use crate::digest::{ChainId, Digest};
 use crate::document::DocumentError;
 use crate::document::config::ConfigDocument;
 use crate::document::manifest::{
-    Descriptor, Document, Index, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest,
+    Descriptor, Document, Index, LayerDescriptor, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest,
 };
 use crate::document::platform::Host;
 use crate::leases::{Content, Leases};
 use crate::limits::Limits;
-use crate::reference::Reference;
-use crate::registry::{BlobStream, Fetched, Repository};
+use crate::record::Config;
+use crate::registry::Fetched;
 use std::sync::Arc;
 
 /// Where documents come from: the disk, where they are there already, else the registry.
 pub(super) struct Source<'a> {
     pub(super) blobs: &'a Arc<Blobs>,
     pub(super) leases: &'a Arc<Leases>,
-    pub(super) repository: &'a Repository,
+    pub(super) origin: &'a Origin,
     pub(super) limits: &'a Limits,
 }
 
@@ -52,21 +53,16 @@ impl Source<'_> {
     /// # Errors
     ///
     /// When the registry does not give it, or what it gives is not an image for this machine.
-    pub(super) async fn resolve(&self, reference: &Reference) -> Result<Plan, PullCause> {
-        let top = self.repository.resolve(reference, self.limits.document_bytes).await?;
+    pub(super) async fn resolve(&self, top: Fetched) -> Result<Plan, PullCause> {
         let resolved = top.digest.clone();
         let (fetched, manifest) = self.descend(top).await?;
         let manifest_digest = fetched.digest;
         self.check_sizes(&manifest)?;
-        let config_digest = &manifest.config.digest;
         let config_bytes = self.config(&manifest.config).await?;
-        let bad = |source| PullCause::Document { digest: config_digest.clone(), source };
-        let config = ConfigDocument::parse(&config_bytes, manifest.layers.len()).map_err(bad)?;
-        let host = Host::this();
-        if !host.runs(&config.config.os, &config.config.architecture) {
-            let offered = vec![format!("{}/{}", config.config.os, config.config.architecture)];
-            return Err(bad(DocumentError::NoPlatform { wanted: host.to_string(), offered }));
-        }
+        let config = match &manifest.artifact {
+            Some(_) => artifact_config(&manifest),
+            None => self.image_config(&manifest, &config_bytes)?,
+        };
         Ok(Plan {
             resolved,
             manifest_digest,
@@ -78,6 +74,18 @@ impl Source<'_> {
         })
     }
 
+    fn image_config(&self, manifest: &Manifest, bytes: &[u8]) -> Result<ConfigDocument, PullCause> {
+        let digest = &manifest.config.digest;
+        let bad = |source| PullCause::Document { digest: digest.clone(), source };
+        let config = ConfigDocument::parse(bytes, manifest.layers.len()).map_err(bad)?;
+        let host = Host::this();
+        if !host.runs(&config.config.os, &config.config.architecture) {
+            let offered = vec![format!("{}/{}", config.config.os, config.config.architecture)];
+            return Err(bad(DocumentError::NoPlatform { wanted: host.to_string(), offered }));
+        }
+        Ok(config)
+    }
+
     /// Through indexes to the manifest for this machine. Nothing but the chosen entries is fetched.
     async fn descend(&self, top: Fetched) -> Result<(Fetched, Manifest), PullCause> {
         let mut fetched = top;
@@ -86,7 +94,7 @@ impl Source<'_> {
             let bad = |source| PullCause::Document { digest: fetched.digest.clone(), source };
             let document = Document::parse(&fetched.bytes, &fetched.media_type, self.limits.layers);
             let index = match document.map_err(bad)? {
-                Document::Manifest(manifest) => return Ok((fetched, manifest)),
+                Document::Manifest(manifest) => return Ok((fetched, *manifest)),
                 Document::Index(index) => index,
             };
             entries += index.entries.len();
@@ -110,7 +118,7 @@ impl Source<'_> {
             Some(bytes) => {
                 Fetched { bytes, digest: digest.clone(), media_type: media_type.clone() }
             }
-            None => self.repository.manifest(digest, self.limits.document_bytes).await?,
+            None => self.origin.manifest(digest, self.limits.document_bytes).await?,
         };
         if fetched.bytes.len() as u64 != *size {
             return Err(PullCause::Size { digest: digest.clone(), want: *size });
@@ -129,10 +137,7 @@ impl Source<'_> {
         match self.on_disk(digest).await? {
             Some(bytes) if bytes.len() as u64 == *size => Ok(bytes),
             Some(_) => Err(PullCause::Size { digest: digest.clone(), want: *size }),
-            None => {
-                let stream = BlobStream::new(self.repository.clone(), digest.clone(), *size);
-                Ok(stream.read_all().await?)
-            }
+            None => self.origin.small(digest, *size).await,
         }
     }
 
@@ -149,13 +154,17 @@ impl Source<'_> {
 
     fn check_sizes(&self, manifest: &Manifest) -> Result<(), PullCause> {
         let limit = self.limits.compressed_layer_bytes;
-        match manifest.layers.iter().find(|layer| layer.size > limit) {
-            Some(layer) => {
-                let (digest, bytes) = (layer.digest.clone(), layer.size);
-                Err(PullCause::TooLarge { digest, bytes, limit })
-            }
-            None => Ok(()),
+        if let Some(layer) = manifest.layers.iter().find(|layer| layer.size > limit) {
+            let (digest, bytes) = (layer.digest.clone(), layer.size);
+            return Err(PullCause::TooLarge { digest, bytes, limit });
         }
+        let limit = self.limits.compressed_image_bytes;
+        let bytes = manifest.layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add);
+        if bytes > limit {
+            let digest = manifest.config.digest.clone();
+            return Err(PullCause::TooLarge { digest, bytes, limit });
+        }
+        Ok(())
     }
 
     fn check_document_size(&self, descriptor: &Descriptor) -> Result<(), PullCause> {
@@ -165,6 +174,18 @@ impl Source<'_> {
         }
         let (digest, bytes) = (descriptor.digest.clone(), descriptor.size);
         Err(PullCause::TooLarge { digest, bytes, limit })
+    }
+}
+
+/// An artifact configures nothing, and its files get names in the layer store that follow from what is made of them.
+fn artifact_config(manifest: &Manifest) -> ConfigDocument {
+    let made_up = |layer: &LayerDescriptor| {
+        let head = layer.frame.as_ref().map(|frame| frame.head.as_slice()).unwrap_or_default();
+        Digest::of(&[head, layer.digest.as_str().as_bytes()].concat())
+    };
+    ConfigDocument {
+        config: Config::default(),
+        diff_ids: manifest.layers.iter().map(made_up).collect(),
     }
 }
 

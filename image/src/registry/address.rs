@@ -40,6 +40,11 @@ pub(super) fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 
+/// Whether both have the same host, at whatever port.
+pub(super) fn same_host(one: &Url, other: &Url) -> bool {
+    one.host() == other.host()
+}
+
 /// Whether a proxy from the environment has no business with this host.
 pub(super) fn is_loopback(url: &Url) -> bool {
     reach(url) == Reach::Loopback
@@ -117,6 +122,16 @@ pub(super) fn show(url: &Url) -> String {
     crate::document::excerpt(&format!("{}{}", url.origin().ascii_serialization(), url.path()))
 }
 
+/// Whether `server`, as clients write a registry (`quay.io`, `https://index.docker.io/v1/`), names the host of `api`.
+pub(super) fn names(server: &str, api: &Url) -> bool {
+    let full = if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
+    let Ok(server) = Url::parse(&full) else { return false };
+    let docker_hub = ["docker.io", "index.docker.io", DOCKER_HUB_HOST];
+    let is_hub = |url: &Url| url.host_str().is_some_and(|host| docker_hub.contains(&host));
+    let port = |url: &Url| url.port();
+    (server.host() == api.host() && port(&server) == port(api)) || is_hub(&server) && is_hub(api)
+}
+
 fn outside_ok(base: &Url, to: &Url) -> Result<(), &'static str> {
     match reach(to) {
         Reach::Loopback if reach(base) != Reach::Loopback => Err("it leads to this host"),
@@ -135,17 +150,25 @@ fn entry_names(entry: &str, url: &Url) -> bool {
         || url.port_or_known_default().is_some_and(|port| entry == format!("{host}:{port}"))
 }
 
-/// Whether a registry and a token server plausibly have one owner: `registry-1.docker.io` and `auth.docker.io`,
-/// `registry.gitlab.com` and `gitlab.com`.
+/// Whether a registry and a token server have one owner, as far as their names say: `registry-1.docker.io` and
+/// `auth.docker.io`, `registry.gitlab.com` and `gitlab.com`. Below a suffix where anybody gets a name (`co.uk`,
+/// `github.io`) each name is an owner of its own.
 fn same_site(registry: &Url, realm: &Url) -> bool {
     let (Some(registry), Some(realm)) = (registry.domain(), realm.domain()) else { return false };
-    let below = |host: &str, site: &str| {
-        host.strip_suffix(site).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    let site = |host: &str| {
+        let host = host.trim_end_matches('.');
+        // Registries of this kind give a name to every customer, and are not in the list of such suffixes.
+        let shared = SHARED_BY_CUSTOMERS.iter().any(|suffix| below(host, suffix));
+        let site = if shared { Some(host) } else { psl::domain_str(host) };
+        site.map(str::to_owned)
     };
-    // Not below a whole top-level domain.
-    let parent =
-        registry.split_once('.').map(|(_, parent)| parent).filter(|parent| parent.contains('.'));
-    below(realm, registry) || parent.is_some_and(|parent| below(realm, parent))
+    below(realm, registry) || site(registry).is_some_and(|owner| site(realm) == Some(owner))
+}
+
+const SHARED_BY_CUSTOMERS: [&str; 4] = ["azurecr.io", "jfrog.io", "pkg.dev", "amazonaws.com"];
+
+fn below(host: &str, site: &str) -> bool {
+    host.strip_suffix(site).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 fn reach(url: &Url) -> Reach {
@@ -259,6 +282,30 @@ mod tests {
             ("below the registry", "ghcr.io", "https://auth.ghcr.io/token", "trusted"),
             ("another port of it", "10.0.0.1:5000", "https://10.0.0.1:8443/token", "trusted"),
             ("another site", "quay.io", "https://evil.example/token", "untrusted"),
+            (
+                "a neighbour below a public suffix",
+                "registry.co.uk",
+                "https://evil.co.uk/token",
+                "untrusted",
+            ),
+            (
+                "a neighbour at the same host of pages",
+                "me.github.io",
+                "https://you.github.io/token",
+                "untrusted",
+            ),
+            (
+                "another customer of the same registry",
+                "me.azurecr.io",
+                "https://you.azurecr.io/token",
+                "untrusted",
+            ),
+            (
+                "one owner below a public suffix",
+                "registry.shop.co.uk",
+                "https://auth.shop.co.uk/token",
+                "trusted",
+            ),
             (
                 "another site in one top-level domain",
                 "ghcr.io",

@@ -1,9 +1,9 @@
 //! Answers to a registry's 401: RFC 9110 section 11, and the token protocol of the distribution project.
 
-use super::address::{Realm, show};
+use super::address::{self, Realm, show};
 use super::client::Client;
 use super::error::RegistryError;
-use super::repository::{self, Repository};
+use super::repository::{self, Site};
 use crate::digest::Digest;
 use crate::document::json;
 use crate::pull::request::Auth;
@@ -99,18 +99,18 @@ impl Tokens {
     /// A value to use instead of `rejected`. Of several requests rejected at once, one asks the token server.
     pub(super) async fn renew(
         &self,
-        repository: &Repository,
+        site: &Site<'_>,
         headers: &HeaderMap,
         rejected: Option<&HeaderValue>,
     ) -> Result<HeaderValue, RegistryError> {
-        let slot = self.slot(&repository.caller);
+        let slot = self.slot(&site.caller());
         let mut grant = slot.lock().await;
         let now = Instant::now();
         if let Some(other) = grant.as_ref().filter(|grant| grant.is_usable(rejected, now)) {
             return Ok(other.value.clone());
         }
         *grant = None;
-        let fresh = answer(repository, &challenges(headers)).await?;
+        let fresh = answer(site, &challenges(headers)).await?;
         Ok(grant.insert(fresh).value.clone())
     }
 }
@@ -121,9 +121,9 @@ impl Grant {
     }
 }
 
-async fn answer(repository: &Repository, offered: &[Challenge]) -> Result<Grant, RegistryError> {
-    let no_way_in = |why| RegistryError::NoWayIn { url: show(&repository.base), why };
-    if let Some(Auth::RegistryToken(token)) = &repository.auth {
+async fn answer(site: &Site<'_>, offered: &[Challenge]) -> Result<Grant, RegistryError> {
+    let no_way_in = |why| RegistryError::NoWayIn { url: show(&site.host.api), why };
+    if let Some(Auth::RegistryToken(token)) = site.auth() {
         return Ok(Grant {
             value: bearer(token).ok_or_else(|| no_way_in("the token is no token"))?,
             until: None,
@@ -131,9 +131,9 @@ async fn answer(repository: &Repository, offered: &[Challenge]) -> Result<Grant,
     }
     let find = |scheme: &str| offered.iter().find(|challenge| challenge.scheme == scheme);
     if let Some(challenge) = find("bearer") {
-        return fetch_token(repository, challenge).await;
+        return fetch_token(site, challenge).await;
     }
-    match (find("basic"), &repository.auth) {
+    match (find("basic"), site.auth()) {
         (Some(_), Some(Auth::Basic { username, password })) => {
             Ok(Grant { value: basic(username, password), until: None })
         }
@@ -145,26 +145,30 @@ async fn answer(repository: &Repository, offered: &[Challenge]) -> Result<Grant,
     }
 }
 
-async fn fetch_token(
-    repository: &Repository,
-    challenge: &Challenge,
-) -> Result<Grant, RegistryError> {
-    let client: &Client = &repository.client;
+async fn fetch_token(site: &Site<'_>, challenge: &Challenge) -> Result<Grant, RegistryError> {
+    let client: &Client = &site.repository.client;
+    let auth = site.auth();
     let realm = challenge.params.get("realm").map(String::as_str).unwrap_or_default();
     let Realm { url: mut target, trusted } =
-        Realm::check(&repository.base, realm, &client.insecure)?;
-    if repository.auth.is_some() && !trusted {
+        Realm::check(&site.host.api, realm, &client.registries.insecure)?;
+    if auth.is_some() && !trusted {
         let why = "it belongs to another site than the registry, and must not see its credentials";
         return Err(RegistryError::Realm { realm: show(&target), why });
     }
-    let default_scope = format!("repository:{}:pull", repository.path);
+    let default_scope = format!("repository:{}:pull", site.repository.path);
     let scope = challenge.params.get("scope").map_or(default_scope.as_str(), String::as_str);
     let mut fields = vec![("scope", scope)];
     if let Some(service) = challenge.params.get("service") {
         fields.push(("service", service));
     }
-    let http = client.http(&target).await?;
-    let request = match &repository.auth {
+    // Another host gets credentials only when it has proved who it is.
+    let identity = &site.host.identity;
+    let identity = match address::same_host(&site.host.api, &target) {
+        true => identity.anonymous(),
+        false => identity.strict(),
+    };
+    let http = client.http(&target, &identity, site.host.dial_timeout).await?;
+    let request = match auth {
         Some(Auth::IdentityToken(token)) => {
             fields.extend([
                 ("grant_type", "refresh_token"),

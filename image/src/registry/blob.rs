@@ -3,7 +3,7 @@
 use super::address::show;
 use super::client::MIN_PROGRESS;
 use super::error::RegistryError;
-use super::repository::{Repository, stalled};
+use super::repository::{Repository, Wanted, stalled};
 use crate::digest::{Digest, Hasher};
 use bytes::Bytes;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
@@ -30,6 +30,8 @@ pub(crate) struct BlobStream {
     failures: u32,
     since_failure: u64,
     resumed: bool,
+    /// Which host begins: another one after each failure.
+    turn: usize,
     pace: Pace,
 }
 
@@ -43,16 +45,22 @@ struct Pace {
 impl BlobStream {
     /// A stream of the blob's bytes from the first; nothing is sent before [`chunk`](Self::chunk).
     pub(crate) fn new(repository: Repository, digest: Digest, size: u64) -> Self {
+        Self::behind(repository, digest, size, 0)
+    }
+
+    /// A stream of what follows the first `offset` bytes, which the reader has already.
+    pub(crate) fn behind(repository: Repository, digest: Digest, size: u64, offset: u64) -> Self {
         Self {
             repository,
             digest,
             size,
             body: None,
-            offset: 0,
+            offset,
             skip: 0,
             failures: 0,
             since_failure: 0,
-            resumed: false,
+            resumed: offset > 0,
+            turn: 0,
             pace: Pace::default(),
         }
     }
@@ -112,7 +120,8 @@ impl BlobStream {
             let range = HeaderValue::try_from(format!("bytes={}-", self.offset));
             headers.insert(RANGE, range.expect("digits are a header value"));
         }
-        let response = match self.repository.get("blobs", self.digest.as_str(), &headers).await {
+        let wanted = Wanted { kind: "blobs", name: self.digest.as_str(), headers: &headers };
+        let response = match self.repository.get(wanted, self.turn).await {
             // There is nothing behind what came so far: that was all of it.
             Err(RegistryError::Status { status: 416, .. }) => return Err(self.wrong_size()),
             result => result?,
@@ -193,6 +202,7 @@ impl BlobStream {
         let (digest, offset) = (&self.digest, self.offset);
         tracing::debug!(?digest, offset, err = &err as &dyn std::error::Error, "resume blob");
         self.body = None;
+        self.turn += 1;
         self.since_failure = 0;
         self.pace = Pace::default();
         self.resumed |= self.offset > 0;

@@ -3,28 +3,48 @@
 use super::address;
 use super::auth::Tokens;
 use super::error::RegistryError;
+use super::hosts::{self, Host};
+use super::tls::Identity;
+use crate::digest::Digest;
 use reqwest::Url;
-use rustls::crypto::ring;
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
+
+/// Sets of connections with different certificates that are kept.
+const MAX_CONNECTIONS: usize = 64;
 
 /// Talks to registries. One for the whole daemon: connections and tokens are shared.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(super) insecure: Vec<String>,
+    pub(super) registries: Registries,
     pub(super) patience: Patience,
     pub(super) tokens: Tokens,
     trust: Trust,
-    /// Made at the first use: reading the system's certificates takes a while, and memory.
-    http: OnceCell<Http>,
+    /// Read at the first use: the system's certificates take a while, and memory.
+    roots: OnceCell<Arc<RootCertStore>>,
+    http: Mutex<HashMap<HttpKey, Http>>,
 }
 
-#[derive(Debug)]
+/// How registries are reached.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registries {
+    /// As their images name them: over http.
+    pub(crate) insecure: Vec<String>,
+    /// The directory of `hosts.toml` files.
+    pub(crate) config_path: Option<PathBuf>,
+}
+
+/// What makes connections unlike others: certificates, and the patience for them.
+type HttpKey = (Digest, Option<Duration>);
+
+#[derive(Clone, Debug)]
 struct Http {
     /// For this host and those whose addresses were given: never through a proxy.
     direct: reqwest::Client,
@@ -97,9 +117,15 @@ impl Patience {
 }
 
 impl Client {
-    /// `insecure`: registries, as their images name them, that are reached over http.
-    pub(crate) fn new(insecure: Vec<String>, patience: Patience, trust: Trust) -> Self {
-        Self { insecure, patience, trust, tokens: Tokens::default(), http: OnceCell::new() }
+    pub(crate) fn new(registries: Registries, patience: Patience, trust: Trust) -> Self {
+        Self {
+            registries,
+            patience,
+            trust,
+            tokens: Tokens::default(),
+            roots: OnceCell::new(),
+            http: Mutex::default(),
+        }
     }
 
     /// See [`Patience::stall`].
@@ -107,30 +133,60 @@ impl Client {
         self.patience.stall
     }
 
-    /// The HTTP client for `url`.
-    pub(super) async fn http(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
-        let http = self
-            .http
+    /// The hosts to ask about `registry`, as they are configured now.
+    pub(super) async fn hosts(&self, registry: &str) -> Result<Vec<Host>, RegistryError> {
+        let (registries, registry) = (self.registries.clone(), registry.to_owned());
+        let read = move || {
+            let Registries { insecure, config_path } = &registries;
+            hosts::lookup(config_path.as_deref(), &registry, insecure)
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|panic| Err(RegistryError::Client(panic.into())))
+    }
+
+    /// The HTTP client for `url`, with the certificates of `identity`.
+    pub(super) async fn http(
+        &self,
+        url: &Url,
+        identity: &Identity,
+        dial_timeout: Option<Duration>,
+    ) -> Result<reqwest::Client, RegistryError> {
+        let key = (identity.fingerprint(), dial_timeout);
+        let known = self.lock().get(&key).cloned();
+        let http = match known {
+            Some(http) => http,
+            None => {
+                let http = self.connect(identity, dial_timeout.unwrap_or(self.patience.connect));
+                let http = http.await?;
+                let mut all = self.lock();
+                if all.len() >= MAX_CONNECTIONS {
+                    all.clear();
+                }
+                all.insert(key, http.clone());
+                http
+            }
+        };
+        let is_near = address::is_loopback(url) || self.trust.knows(url);
+        Ok(if is_near { http.direct } else { http.outside })
+    }
+
+    async fn connect(&self, identity: &Identity, dial: Duration) -> Result<Http, RegistryError> {
+        let roots = self
+            .roots
             .get_or_try_init(|| async {
-                let (connect, trust) = (self.patience.connect, self.trust.clone());
-                let made = tokio::task::spawn_blocking(move || Http::new(connect, &trust)).await;
-                made.unwrap_or_else(|panic| Err(RegistryError::Client(panic.into())))
+                let authorities = self.trust.authorities.clone();
+                let read = tokio::task::spawn_blocking(move || roots(&authorities)).await;
+                read.unwrap_or_else(|panic| Err(RegistryError::Client(panic.into())))
             })
             .await?;
-        let is_near = address::is_loopback(url) || self.trust.knows(url);
-        Ok(if is_near { &http.direct } else { &http.outside })
-    }
-}
-
-impl Http {
-    fn new(connect: Duration, trust: &Trust) -> Result<Self, RegistryError> {
-        let tls = tls(&trust.authorities).map_err(|err| RegistryError::Client(err.into()))?;
+        let tls = identity.config(RootCertStore::clone(roots));
+        let tls = tls.map_err(|err| RegistryError::Client(err.into()))?;
         let build = |builder: reqwest::ClientBuilder| {
-            let hosts = trust.hosts.iter();
+            let hosts = self.trust.hosts.iter();
             hosts
                 .fold(builder, |builder, (name, address)| builder.resolve(name, *address))
                 .tls_backend_preconfigured(tls.clone())
-                .connect_timeout(connect)
+                .connect_timeout(dial)
                 .pool_idle_timeout(Duration::from_secs(30))
                 // Redirects are followed by our own rules.
                 .redirect(reqwest::redirect::Policy::none())
@@ -139,27 +195,30 @@ impl Http {
                 .build()
                 .map_err(|err| RegistryError::Client(err.into()))
         };
-        Ok(Self {
+        Ok(Http {
             direct: build(reqwest::Client::builder().no_proxy())?,
             outside: build(reqwest::Client::builder())?,
         })
     }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<HttpKey, Http>> {
+        // Every change to it is a single step.
+        self.http.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn tls(authorities: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+/// The system's certificate authorities and `more`.
+fn roots(more: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, RegistryError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
-        tracing::warn!(errors = ?found.errors, "no certificate authorities on this system, https will not work");
+        tracing::warn!(errors = ?found.errors, "no certificate authorities on this system, https needs configured ones");
     }
-    for authority in authorities {
-        roots.add(authority.clone())?;
+    for authority in more {
+        roots.add(authority.clone()).map_err(|err| RegistryError::Client(err.into()))?;
     }
-    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+    Ok(Arc::new(roots))
 }
 
 #[cfg(test)]

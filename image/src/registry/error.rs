@@ -9,6 +9,17 @@ pub enum RegistryError {
     /// The registry's name gives no URL.
     #[error("registry {0:?} has no address")]
     Address(String),
+    /// The directory with the registry's hosts and certificates.
+    #[error("configuration of registries")]
+    Hosts(#[from] super::hosts::HostsError),
+    /// No host of the registry may be asked for this.
+    #[error("no configured host of registry {registry:?} may {ability}")]
+    NoHost {
+        /// As images name it.
+        registry: String,
+        /// What was wanted.
+        ability: &'static str,
+    },
     /// The HTTP client could not be made: no usable TLS on this machine.
     #[error("set up the HTTP client")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -156,7 +167,11 @@ impl RegistryError {
             }
             Self::Status { .. } | Self::Range { .. } => Fault::Unavailable,
             Self::Token { .. } | Self::Size { .. } | Self::Digest { .. } => Fault::Content,
-            Self::Redirect { .. } | Self::Realm { .. } | Self::Address(_) => Fault::Policy,
+            Self::Redirect { .. }
+            | Self::Realm { .. }
+            | Self::Address(_)
+            | Self::NoHost { .. }
+            | Self::Hosts(_) => Fault::Policy,
             Self::TooLarge { .. } => Fault::Limit,
             Self::Client(_) => Fault::Local,
         }
@@ -168,13 +183,15 @@ impl RegistryError {
     }
 
     /// Whether the same request may well succeed in a moment.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             // A certificate does not become valid by asking again.
             Self::Transport { source, .. } => !is_tls(source),
             Self::Stalled { .. } | Self::Truncated { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
             Self::Address(_)
+            | Self::Hosts(_)
+            | Self::NoHost { .. }
             | Self::Client(_)
             | Self::NotFound { .. }
             | Self::Denied { .. }

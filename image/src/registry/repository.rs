@@ -4,15 +4,16 @@ use super::address::{self, show};
 use super::auth::Caller;
 use super::client::{Client, Patience};
 use super::error::RegistryError;
+use super::hosts::{Ability, Host};
 use crate::digest::{Digest, Hasher};
 use crate::document::{excerpt, media};
-use crate::pull::request::{Auth, PullRequest};
+use crate::pull::request::{Auth, Credentials};
 use crate::reference::Reference;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
     RETRY_AFTER,
 };
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,10 +26,12 @@ const ERROR_BYTES: u64 = 64 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Repository {
     pub(super) client: Arc<Client>,
-    pub(super) base: Url,
+    /// As images name it.
+    pub(super) registry: Arc<str>,
     pub(super) path: Arc<str>,
-    pub(super) auth: Option<Auth>,
-    pub(super) caller: Caller,
+    /// Mirrors first, the registry itself last.
+    hosts: Arc<[Host]>,
+    credentials: Option<Arc<Credentials>>,
 }
 
 /// A manifest or an index, its digest checked.
@@ -40,22 +43,43 @@ pub(crate) struct Fetched {
     pub(crate) media_type: String,
 }
 
+/// A repository at one of its hosts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) host: &'a Host,
+    /// Tries of one request: where there is somebody else to ask, one.
+    tries: u32,
+}
+
+/// What a GET is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// `manifests` or `blobs`.
+    pub(super) kind: &'static str,
+    /// A tag or a digest.
+    pub(super) name: &'a str,
+    pub(super) headers: &'a HeaderMap,
+}
+
 impl Repository {
-    /// The repository that `request` names.
+    /// The repository that `reference` names, with its hosts as they are configured now.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Address`].
-    pub(crate) fn new(client: &Arc<Client>, request: &PullRequest) -> Result<Self, RegistryError> {
-        let base = address::base(request.reference.registry(), &client.insecure)?;
-        let path = request.reference.repository();
-        let caller = Caller::new(
-            base.origin().ascii_serialization(),
-            path.to_owned(),
-            request.auth.as_ref(),
-        );
-        let auth = request.auth.clone();
-        Ok(Self { client: Arc::clone(client), base, path: path.into(), auth, caller })
+    /// [`RegistryError::Address`] and [`RegistryError::Hosts`].
+    pub(crate) async fn open(
+        client: &Arc<Client>,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, RegistryError> {
+        Ok(Self {
+            client: Arc::clone(client),
+            registry: reference.registry().into(),
+            path: reference.repository().into(),
+            hosts: client.hosts(reference.registry()).await?.into(),
+            credentials: credentials.map(Arc::new),
+        })
     }
 
     /// What `reference` names: by digest where it has one.
@@ -85,11 +109,114 @@ impl Repository {
         want: Option<&Digest>,
         limit: u64,
     ) -> Result<Fetched, RegistryError> {
+        let ability = if want.is_some() { Ability::Pull } else { Ability::Resolve };
+        let mut failed = self.nobody(ability);
+        for site in self.sites(ability, 0) {
+            match site.document(name, want, limit).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(err) => failed = site.passed_over(err),
+            }
+        }
+        Err(failed)
+    }
+
+    /// A successful answer to a GET, of the first host that gives one. `turn` lets another host begin, after one that did
+    /// not keep its word.
+    pub(super) async fn get(
+        &self,
+        wanted: Wanted<'_>,
+        turn: usize,
+    ) -> Result<Response, RegistryError> {
+        let mut failed = self.nobody(Ability::Pull);
+        for site in self.sites(Ability::Pull, turn) {
+            match site.get(wanted).await {
+                Ok(response) => return Ok(response),
+                Err(err) => failed = site.passed_over(err),
+            }
+        }
+        Err(failed)
+    }
+
+    fn sites(&self, ability: Ability, turn: usize) -> Vec<Site<'_>> {
+        let able = self.hosts.iter().filter(|host| host.abilities.has(ability));
+        let mut able: Vec<&Host> = able.collect();
+        let first = turn.checked_rem(able.len()).unwrap_or(0);
+        able.rotate_left(first);
+        let (last, patience) = (able.len(), &self.client.patience);
+        let site = |(index, host)| Site {
+            repository: self,
+            host,
+            tries: if index + 1 == last { patience.tries } else { 1 },
+        };
+        able.into_iter().enumerate().map(site).collect()
+    }
+
+    /// Where to push: to the registry itself if that may be, else to the first mirror that takes it.
+    pub(super) fn push_site(&self) -> Result<Site<'_>, RegistryError> {
+        let able = || self.hosts.iter().filter(|host| host.abilities.has(Ability::Push));
+        let host = able().find(|host| !host.is_mirror).or_else(|| able().next());
+        let host = host.ok_or_else(|| self.nobody(Ability::Push))?;
+        Ok(Site { repository: self, host, tries: self.client.patience.tries })
+    }
+
+    /// For who sends bytes that nobody takes.
+    pub(crate) fn stalled(&self) -> RegistryError {
+        let url = self.hosts.last().map(|host| &host.api);
+        let seconds = self.client.patience.stall.as_secs();
+        RegistryError::Stalled { url: url.map(show).unwrap_or_default(), seconds }
+    }
+
+    fn nobody(&self, ability: Ability) -> RegistryError {
+        let ability = match ability {
+            Ability::Pull => "pull",
+            Ability::Resolve => "resolve",
+            Ability::Push => "push",
+        };
+        RegistryError::NoHost { registry: self.registry.to_string(), ability }
+    }
+}
+
+impl<'a> Site<'a> {
+    /// The credentials, where this host may see them: those for no host in particular are for the registry itself.
+    pub(super) fn auth(&self) -> Option<&'a Auth> {
+        let credentials = self.repository.credentials.as_ref()?;
+        let is_for = match &credentials.server {
+            None => !self.host.is_mirror,
+            Some(server) => {
+                let is_registry = *server == *self.repository.registry && !self.host.is_mirror;
+                is_registry || address::names(server, &self.host.api)
+            }
+        };
+        is_for.then_some(&credentials.auth)
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        let origin = self.host.api.origin().ascii_serialization();
+        Caller::new(origin, self.repository.path.to_string(), self.auth())
+    }
+
+    fn passed_over(&self, err: RegistryError) -> RegistryError {
+        let cause = &err as &dyn std::error::Error;
+        tracing::debug!(host = %self.host.api, err = cause, "host did not give it");
+        err
+    }
+
+    pub(super) fn patience(&self) -> &'a Patience {
+        &self.repository.client.patience
+    }
+
+    async fn document(
+        &self,
+        name: &str,
+        want: Option<&Digest>,
+        limit: u64,
+    ) -> Result<Fetched, RegistryError> {
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(media::ACCEPT))]);
-        let patience = &self.client.patience;
+        let patience = self.patience();
         let mut failures = 0;
         loop {
-            let response = self.get("manifests", name, &headers).await?;
+            let wanted = Wanted { kind: "manifests", name, headers: &headers };
+            let response = self.get(wanted).await?;
             let url = response.url().clone();
             let media_type = media_type(&response);
             let announced = announced_digest(&response);
@@ -114,24 +241,18 @@ impl Repository {
         }
     }
 
-    /// A successful answer to a GET of `/v2/<repository>/<kind>/<name>`: redirected, authenticated, tried again.
-    pub(super) async fn get(
-        &self,
-        kind: &str,
-        name: &str,
-        headers: &HeaderMap,
-    ) -> Result<Response, RegistryError> {
-        let patience = &self.client.patience;
-        let url = self.base.join(&format!("v2/{}/{kind}/{name}", self.path));
-        let url = url.map_err(|_| RegistryError::Address(self.path.to_string()))?;
+    /// A successful answer to a GET of `<api>/<repository>/<kind>/<name>`: redirected, authenticated, tried again.
+    async fn get(&self, wanted: Wanted<'_>) -> Result<Response, RegistryError> {
+        let url = self.url(&format!("{}/{}", wanted.kind, wanted.name))?;
+        let patience = self.patience();
         let mut failures = 0;
         loop {
-            let err = match self.get_once(&url, headers).await {
+            let err = match self.ask(&Method::GET, &url, wanted.headers).await {
                 Ok(response) => return Ok(response),
                 Err(err) => err,
             };
             failures += 1;
-            if !err.is_transient() || failures >= patience.tries {
+            if !err.is_transient() || failures >= self.tries {
                 return Err(err);
             }
             tracing::debug!(%url, failures, err = &err as &dyn std::error::Error, "request again");
@@ -139,26 +260,49 @@ impl Repository {
         }
     }
 
-    /// One try. A 401 is answered once, with what the registry asks for.
-    async fn get_once(&self, url: &Url, headers: &HeaderMap) -> Result<Response, RegistryError> {
-        let known = self.client.tokens.known(&self.caller).await;
-        let mut response = self.follow(url, headers, known.as_ref()).await?;
+    /// `<api>/<repository>/<rest>`; a mirror is told whose content is meant.
+    pub(super) fn url(&self, rest: &str) -> Result<Url, RegistryError> {
+        let Repository { registry, path, .. } = self.repository;
+        let url = self.host.api.join(&format!("{path}/{rest}"));
+        let mut url = url.map_err(|_| RegistryError::Address(path.to_string()))?;
+        if self.host.is_mirror {
+            url.query_pairs_mut().append_pair("ns", registry);
+        }
+        Ok(url)
+    }
+
+    /// One try of a request without a body. A 401 is answered once, with what the registry asks for.
+    pub(super) async fn ask(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response, RegistryError> {
+        let tokens = &self.repository.client.tokens;
+        let known = tokens.known(&self.caller()).await;
+        let mut response = self.follow(method, url, headers, known.as_ref()).await?;
         // Another origin's 401 is none of ours: it would learn credentials that are not for it (CVE-2020-15157).
         if response.status() == StatusCode::UNAUTHORIZED
             && address::same_origin(response.url(), url)
         {
-            let fresh = self.client.tokens.renew(self, response.headers(), known.as_ref()).await?;
-            response = self.follow(url, headers, Some(&fresh)).await?;
+            let fresh = tokens.renew(self, response.headers(), known.as_ref()).await?;
+            response = self.follow(method, url, headers, Some(&fresh)).await?;
         }
+        self.success(response).await
+    }
+
+    /// The answer, where it is one of success.
+    pub(super) async fn success(&self, response: Response) -> Result<Response, RegistryError> {
         if response.status().is_success() {
             return Ok(response);
         }
         let url = response.url().clone();
-        Err(status_error(response, &url, &self.client.patience).await)
+        Err(status_error(response, &url, self.patience()).await)
     }
 
     async fn follow(
         &self,
+        method: &Method,
         url: &Url,
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
@@ -166,31 +310,52 @@ impl Repository {
         let mut url = url.clone();
         let mut authorization = authorization;
         for _ in 0..=MAX_REDIRECTS {
-            let http = self.client.http(&url).await?;
-            let mut request = http.get(url.clone()).headers(headers.clone());
-            // Layers are compressed already, and have their digest as they are.
-            request = request.header(ACCEPT_ENCODING, "identity");
-            if let Some(value) = authorization {
-                request = request.header(AUTHORIZATION, value);
-            }
-            let response = send(request, &url, &self.client.patience).await?;
+            let request = self.request(method, &url, authorization).await?;
+            let response = send(request.headers(headers.clone()), &url, self.patience()).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            url = address::redirect(&self.base, &url, location.unwrap_or_default())?;
-            if !address::same_origin(&self.base, &url) {
+            url = address::redirect(&self.host.api, &url, location.unwrap_or_default())?;
+            if !address::same_origin(&self.host.api, &url) {
                 // And not again, should the way lead back.
                 authorization = None;
             }
         }
         Err(RegistryError::Redirect { from: show(&url), why: "there were too many before" })
     }
+
+    /// A request to this host, or to where it pointed: our certificate and the configured headers are for the host alone.
+    pub(super) async fn request(
+        &self,
+        method: &Method,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<RequestBuilder, RegistryError> {
+        let Host { api, identity, headers, dial_timeout, .. } = self.host;
+        let client = &self.repository.client;
+        let is_own = address::same_origin(api, url);
+        let http = match is_own {
+            true => client.http(url, identity, *dial_timeout).await?,
+            false => client.http(url, &identity.anonymous(), *dial_timeout).await?,
+        };
+        // Layers are compressed already, and have their digest as they are.
+        let mut request = http.request(method.clone(), url.clone());
+        request = request.header(ACCEPT_ENCODING, "identity");
+        if is_own {
+            request = request.headers(headers.clone());
+        }
+        if let Some(value) = authorization {
+            // In place of a configured one.
+            request = request.headers(HeaderMap::from_iter([(AUTHORIZATION, value.clone())]));
+        }
+        Ok(request)
+    }
 }
 
 /// Sends one request and waits for the head of its answer, for [`Patience::stall`] at most.
 pub(super) async fn send(
-    request: reqwest::RequestBuilder,
+    request: RequestBuilder,
     url: &Url,
     patience: &Patience,
 ) -> Result<Response, RegistryError> {

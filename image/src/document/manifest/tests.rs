@@ -131,10 +131,6 @@ fn bad_descriptors_are_errors_and_never_panics() {
 fn what_this_node_does_not_take_is_said_clearly() {
     let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     let urls = with(manifest(), |m| m["layers"][0]["urls"] = json!(["http://evil.example/"]));
-    let artifact = with(manifest(), |m| {
-        m["config"] = descriptor("application/vnd.oci.empty.v1+json");
-        m["artifactType"] = json!("application/vnd.example.chart");
-    });
     let many = with(manifest(), |m| m["layers"] = json!(vec![descriptor(LAYER); 257]));
     let cases = [
         ("foreign", with(manifest(), |m| m["layers"][0] = descriptor(foreign)), "foreign layer"),
@@ -144,7 +140,6 @@ fn what_this_node_does_not_take_is_said_clearly() {
             with(manifest(), |m| m["layers"][0] = descriptor("x+encrypted")),
             "unknown media type",
         ),
-        ("artifact", artifact, "\"application/vnd.example.chart\" is an artifact"),
         ("257 layers", many, "257 layers, at most 256"),
     ];
     for (name, value, want) in cases {
@@ -153,4 +148,32 @@ fn what_this_node_does_not_take_is_said_clearly() {
     }
     let wide = with(index(), |i| i["manifests"] = json!(vec![descriptor(OCI_MANIFEST); 1025]));
     assert!(parse(&wide, OCI_INDEX).unwrap_err().is_limit());
+}
+
+#[test]
+fn each_blob_of_an_artifact_is_a_file_with_its_title_or_digest() {
+    let titled = |title: &str| {
+        let mut entry = descriptor("application/vnd.example.model");
+        entry["annotations"] = json!({ "org.opencontainers.image.title": title });
+        entry
+    };
+    let titles = ["model/weights.bin", "../escape", "/etc/passwd", "a/.wh.b", ""];
+    let value = with(manifest(), |m| {
+        m["config"] = descriptor("application/vnd.oci.empty.v1+json");
+        m["artifactType"] = json!("application/vnd.example.chart");
+        m["layers"] = titles.map(titled).into();
+    });
+    let Document::Manifest(manifest) = parse(&value, OCI_MANIFEST).unwrap() else {
+        panic!("it is a manifest")
+    };
+    assert_eq!(manifest.artifact.as_deref(), Some("application/vnd.example.chart"));
+    for (title, layer) in titles.iter().zip(&manifest.layers) {
+        let frame = layer.frame.as_ref().unwrap();
+        let end = frame.head.iter().position(|byte| *byte == 0).unwrap();
+        let name = String::from_utf8_lossy(&frame.head[..end]);
+        let want = if *title == titles[0] { title } else { layer.digest.hex() };
+        assert_eq!(name, want, "{title}");
+        let size = usize::try_from(layer.size).unwrap();
+        assert_eq!((frame.head.len() + size + frame.tail.len()) % 512, 0);
+    }
 }

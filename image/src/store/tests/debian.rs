@@ -193,6 +193,10 @@ async fn privileged_images_are_unpacked_for_real() {
         root: root.path().to_owned(),
         unpack,
         insecure_registries: Vec::new(),
+        registry_config: None,
+        keep_packed: false,
+        policy: None,
+        keep_unfinished: Duration::ZERO,
         max_downloads: 3,
         limits: Limits::default(),
     };

@@ -4,6 +4,7 @@ mod debian;
 mod fake;
 mod hostile;
 mod pulls;
+mod resume;
 mod scripted;
 
 use super::*;
@@ -23,7 +24,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 struct Bed {
     store: Store,
     layers: Arc<FakeLayers>,
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
 }
 
 impl Bed {
@@ -32,13 +33,36 @@ impl Bed {
     }
 
     fn trusting(trust: Trust) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let layers = Arc::<FakeLayers>::default();
+        Self::on(tempfile::tempdir().unwrap(), Arc::default(), trust, Duration::ZERO)
+    }
+
+    /// A bed where what is cut off stays for the next try.
+    fn patient() -> Self {
+        let keep = Duration::from_secs(600);
+        Self::on(tempfile::tempdir().unwrap(), Arc::default(), Trust::default(), keep)
+    }
+
+    /// The same directory, as another process finds it.
+    fn restarted(self) -> Self {
+        let Self { root, layers, .. } = self;
+        Self::on(root, layers, Trust::default(), Duration::from_secs(600))
+    }
+
+    fn on(
+        root: tempfile::TempDir,
+        layers: Arc<FakeLayers>,
+        trust: Trust,
+        keep_unfinished: Duration,
+    ) -> Self {
         let config = StoreConfig {
             root: root.path().to_owned(),
             unpack: PathBuf::new(),
             insecure_registries: Vec::new(),
+            registry_config: None,
             max_downloads: 3,
+            keep_packed: false,
+            policy: None,
+            keep_unfinished,
             limits: Limits::default(),
         };
         let patience = Patience {
@@ -49,9 +73,9 @@ impl Bed {
             tries: 3,
             resumes: 5,
         };
-        let client = Client::new(Vec::new(), patience, trust);
+        let client = Client::new(Registries::default(), patience, trust);
         let store = Store::with(config, Arc::clone(&layers) as Arc<dyn Layers>, client).unwrap();
-        Self { store, layers, _root: root }
+        Self { store, layers, root }
     }
 
     async fn pull(&self, name: &str) -> Result<Pulled, PullError> {
@@ -59,7 +83,7 @@ impl Bed {
     }
 
     async fn pull_as(&self, name: &str, auth: Option<Auth>) -> Result<Pulled, PullError> {
-        let request = PullRequest { reference: name.parse().unwrap(), auth };
+        let request = PullRequest { reference: name.parse().unwrap(), auth: auth.map(Into::into) };
         self.store.pull(request, progress()).await
     }
 
