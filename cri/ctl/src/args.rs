@@ -40,10 +40,24 @@ enum Command {
     Images(images::List),
     /// Pull an image from a registry
     Pull(images::Pull),
+    /// Push an image to a registry
+    Push(images::Push),
+    /// Give an image more names
+    Tag(images::Tag),
+    /// Take names away from images
+    Untag(images::Untag),
+    /// Write images into an archive
+    Save(images::Save),
+    /// Take images over from an archive
+    Load(images::Load),
+    /// Show how an image was made
+    History(images::History),
     /// Show the status of images
     Inspecti(images::Inspect),
     /// Remove images, with all their names
     Rmi(images::Remove),
+    /// Remove images that nothing uses
+    Prune(images::Prune),
     /// Show how much the images take
     Imagefsinfo(images::FsInfo),
 
@@ -109,6 +123,13 @@ impl Args {
 
             Command::Images(list) => list.run(&node, out).await,
             Command::Pull(pull) => pull.run(&node, out).await,
+            Command::Push(push) => push.run(&node, out).await,
+            Command::Tag(tag) => tag.run(&node).await,
+            Command::Untag(untag) => untag.run(&node).await,
+            Command::Save(save) => save.run(&node).await,
+            Command::Load(load) => load.run(&node, out).await,
+            Command::History(history) => history.run(&node, out).await,
+            Command::Prune(prune) => prune.run(&node, out).await,
             Command::Inspecti(inspect) => inspect.run(&node, out).await,
             Command::Rmi(remove) => remove.run(&node, out).await,
             Command::Imagefsinfo(info) => info.run(&node, out).await,

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use cri_api::runtime::v1::AuthConfig;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
+use crate::docker_config;
 use crate::error::CliError;
 
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,14 @@ pub(crate) struct AuthFlags {
 }
 
 impl AuthFlags {
+    /// The credentials of the command line, or else what `docker login` left for the registry of `image`.
+    pub(crate) fn credentials_for(self, image: &str) -> Result<Option<AuthConfig>, CliError> {
+        match self.credentials()? {
+            Some(auth) => Ok(Some(auth)),
+            None => docker_config::credentials(image),
+        }
+    }
+
     pub(crate) fn credentials(self) -> Result<Option<AuthConfig>, CliError> {
         match (self.username, self.creds, self.auth) {
             (Some(username), ..) => {

@@ -27,6 +27,17 @@ pub(crate) enum CliError {
     #[error("create {}", path.display())]
     Create { path: PathBuf, source: io::Error },
 
+    #[error("write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+
+    #[error("credentials in {}", path.display())]
+    Login { path: PathBuf, source: crate::docker_config::LoginError },
+
+    #[error(
+        "an archive is not for a terminal, and a directory has no stream; name a place with -o"
+    )]
+    ArchiveToTerminal,
+
     #[error("watch {}", path.display())]
     Watch { path: PathBuf, source: io::Error },
 

@@ -12,6 +12,7 @@ mod args;
 mod auth;
 mod commands;
 mod config_file;
+mod docker_config;
 mod duration;
 mod error;
 mod ids;

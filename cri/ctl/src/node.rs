@@ -60,6 +60,56 @@ impl Node {
         Ok(self.berth.clone().pull_image(request).await?.into_inner())
     }
 
+    /// Starts a push that tells its progress.
+    pub(crate) async fn push(
+        &self,
+        request: berth::PushImageRequest,
+    ) -> Result<Streaming<berth::PullProgress>, Status> {
+        Ok(self.images_too().push_image(request).await?.into_inner())
+    }
+
+    /// Sends an archive, and gets what became of it.
+    pub(crate) async fn load(
+        &self,
+        archive: tokio::sync::mpsc::Receiver<berth::LoadImagesRequest>,
+    ) -> Result<Streaming<berth::LoadImagesResponse>, Status> {
+        let archive = tokio_stream::wrappers::ReceiverStream::new(archive);
+        Ok(self.images_too().load_images(archive).await?.into_inner())
+    }
+
+    /// Begins to write an archive.
+    pub(crate) async fn save(
+        &self,
+        request: berth::SaveImagesRequest,
+    ) -> Result<Streaming<berth::SaveImagesResponse>, Status> {
+        Ok(self.images_too().save_images(request).await?.into_inner())
+    }
+
+    pub(crate) async fn tag(&self, request: berth::TagImageRequest) -> Result<(), Status> {
+        let mut client = self.images_too();
+        let call = async |request| client.tag_image(request).await;
+        self.ask("TagImage", Some(CHANGE), request, call).await.map(drop)
+    }
+
+    pub(crate) async fn untag(&self, request: berth::UntagImageRequest) -> Result<(), Status> {
+        let mut client = self.images_too();
+        let call = async |request| client.untag_image(request).await;
+        self.ask("UntagImage", Some(CHANGE), request, call).await.map(drop)
+    }
+
+    pub(crate) async fn history(
+        &self,
+        request: berth::ImageHistoryRequest,
+    ) -> Result<berth::ImageHistoryResponse, Status> {
+        let mut client = self.images_too();
+        let call = async |request| client.image_history(request).await;
+        self.ask("ImageHistory", Some(self.timeout), request, call).await
+    }
+
+    fn images_too(&self) -> BerthClient<Channel> {
+        self.berth.clone().max_decoding_message_size(MESSAGE_BYTES)
+    }
+
     /// Answers when the container has ended.
     pub(crate) async fn wait_container(
         &self,

@@ -6,9 +6,10 @@ mod lines;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use cri_api::berth::v1::{self as berth, PullProgress};
+use cri_api::berth::v1::load_images_response::Loaded;
+use cri_api::berth::v1::{self as berth, LoadImagesResponse, PullProgress};
 use cri_api::runtime::v1::PullImageRequest;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use crate::error::CliError;
 use crate::node::Node;
@@ -69,6 +70,37 @@ async fn silently(
 
 fn name(request: &PullImageRequest) -> String {
     request.image.clone().unwrap_or_default().image
+}
+
+/// Shows a push until it has ended, and gives what its last message names.
+pub(crate) async fn follow(
+    mut messages: Streaming<PullProgress>,
+    name: &str,
+    step: &str,
+) -> Result<String, CliError> {
+    let mut display = Display::new();
+    while let Some(progress) = messages.message().await.map_err(CliError::call(step))? {
+        display.show(&progress);
+        if !progress.image_ref.is_empty() {
+            return Ok(progress.image_ref);
+        }
+    }
+    Err(CliError::PullCutOff(name.to_owned()))
+}
+
+/// Shows images being loaded, and gives what was.
+pub(crate) async fn follow_load(
+    mut messages: Streaming<LoadImagesResponse>,
+    step: &str,
+) -> Result<Vec<Loaded>, CliError> {
+    let mut display = Display::new();
+    while let Some(message) = messages.message().await.map_err(CliError::call(step))? {
+        match message.progress {
+            Some(progress) => display.show(&progress),
+            None => return Ok(message.loaded),
+        }
+    }
+    Err(CliError::PullCutOff("an archive".into()))
 }
 
 enum Failure {

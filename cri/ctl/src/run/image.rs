@@ -19,7 +19,7 @@ pub(super) async fn provide(node: &Node, image: &str, flags: PullFlags) -> Resul
     }
     let request = PullImageRequest {
         image: Some(images::named(image)),
-        auth: flags.auth.credentials()?,
+        auth: flags.auth.credentials_for(image)?,
         sandbox_config: None,
     };
     let limit = flags.pull_timeout.filter(|limit| !limit.is_zero());

@@ -36,7 +36,7 @@ pub(crate) struct Pull {
 
 impl Pull {
     pub(crate) async fn run(self, node: &Node, out: &mut Out) -> Result<(), CliError> {
-        let auth = self.auth.credentials()?;
+        let auth = self.auth.credentials_for(&self.image)?;
         let annotations = select::pairs("--annotation", &self.annotation)?;
         let sandbox_config = self.pod_config.as_deref().map(config_file::pod).transpose()?;
         let request = PullImageRequest {

@@ -59,7 +59,7 @@ impl Remove {
     }
 }
 
-async fn remove(node: &Node, out: &mut Out, name: &str) -> Result<(), CliError> {
+pub(super) async fn remove(node: &Node, out: &mut Out, name: &str) -> Result<(), CliError> {
     let image = status(node, name, false)
         .await?
         .image
@@ -76,7 +76,7 @@ async fn remove(node: &Node, out: &mut Out, name: &str) -> Result<(), CliError> 
 }
 
 /// Ids of the images that containers were made from.
-async fn in_use(node: &Node) -> Result<BTreeSet<String>, CliError> {
+pub(super) async fn in_use(node: &Node) -> Result<BTreeSet<String>, CliError> {
     let answer = node
         .list_containers(ListContainersRequest::default())
         .await
