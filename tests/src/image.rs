@@ -185,11 +185,11 @@ pub struct Blob {
 }
 
 impl Blob {
-    fn new(media_type: &str, bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(media_type: &str, bytes: Vec<u8>) -> Self {
         Self { digest: digest(&bytes), media_type: media_type.to_owned(), bytes }
     }
 
-    fn descriptor(&self) -> Value {
+    pub(crate) fn descriptor(&self) -> Value {
         json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
     }
 }

@@ -32,6 +32,7 @@ pub mod patience;
 pub mod peer;
 pub mod pods;
 pub mod process;
+pub mod proxy;
 pub mod race;
 pub mod registry;
 pub mod scripted;

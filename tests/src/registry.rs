@@ -26,14 +26,34 @@ impl Registry {
     ///
     /// When it does not come up.
     pub fn start() -> Self {
+        Self::with("", "")
+    }
+
+    /// Starts one that is spoken to over TLS, with `certificate` and `key` (paths of files in PEM), and that lets in only
+    /// who is in `users`: lines of an htpasswd file, in bcrypt.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up.
+    pub fn guarded(certificate: &str, key: &str, users: &str) -> Self {
+        Self::with(&format!(", tls: {{certificate: {certificate}, key: {key}}}"), users)
+    }
+
+    fn with(http: &str, users: &str) -> Self {
         let storage = TempDir::with_prefix("berth-registry-").expect("directory of a registry");
         let address = free_address();
         let config = storage.path().join("config.yml");
+        let passwords = storage.path().join("htpasswd");
+        write(&passwords, users);
+        let auth = match users {
+            "" => String::new(),
+            _ => format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", passwords.display()),
+        };
         write(
             &config,
             &format!(
                 "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-                 http: {{addr: \"{address}\"}}\n",
+                 http: {{addr: \"{address}\"{http}}}\n{auth}",
                 storage.path().join("data").display()
             ),
         );
@@ -43,6 +63,11 @@ impl Registry {
         let process = Process::spawn(&mut command).expect("start docker-registry (hack/setup)");
         until("docker-registry listens", || TcpStream::connect(address).is_ok());
         Self { address, _process: process, _storage: storage }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `127.0.0.1:port`, the first part of a reference.
@@ -59,6 +84,36 @@ impl Registry {
     pub fn push(&self, repository: &str, tag: &str, image: &Image) -> String {
         image.blobs.iter().for_each(|blob| self.push_blob(repository, blob));
         self.push_manifest(repository, tag, &image.manifest)
+    }
+
+    /// Puts a signature as cosign makes them under a tag.
+    pub fn push_signature(&self, repository: &str, tag: &str, payload: &[u8], signature: &str) {
+        let config = Blob::new("application/vnd.oci.image.config.v1+json", b"{}".to_vec());
+        let kind = "application/vnd.dev.cosign.simplesigning.v1+json";
+        let payload = Blob::new(kind, payload.to_vec());
+        for blob in [&config, &payload] {
+            self.push_blob(repository, blob);
+        }
+        let mut layer = payload.descriptor();
+        layer["annotations"] =
+            serde_json::json!({ "dev.cosignproject.cosign/signature": signature });
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": kind,
+            "config": config.descriptor(), "layers": [layer],
+        });
+        let manifest = Blob::new(kind, manifest.to_string().into_bytes());
+        self.push_manifest(repository, tag, &manifest);
+    }
+
+    /// Copies what one tag names to another repository and tag; small images only.
+    pub fn copy_tag(&self, (from, tag): (&str, &str), (to, new): (&str, &str)) {
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["--insecure-policy", "copy", "-q", "--src-tls-verify=false"]);
+        skopeo.args(["--dest-tls-verify=false", "--preserve-digests"]);
+        skopeo.arg(format!("docker://{}", self.reference(&format!("{from}:{tag}"))));
+        skopeo.arg(format!("docker://{}", self.reference(&format!("{to}:{new}"))));
+        crate::process::succeed(&mut skopeo);
     }
 
     fn push_manifest(&self, repository: &str, tag: &str, manifest: &Blob) -> String {
