@@ -24,7 +24,18 @@ impl Directory {
 
     pub(super) fn make_child(&self, name: &str) -> io::Result<Made> {
         match fs::mkdirat(&self.0, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => Ok(Made::Now),
+            Ok(()) => {
+                // Whatever our umask: the root of a user namespace looks its own cgroup up on the way down to it.
+                let open = self
+                    .child(name)
+                    .and_then(|child| Ok(fs::fchmod(&child.0, Mode::from_raw_mode(0o755))?));
+                if open.is_err() {
+                    // The failure to report is the one above.
+                    self.remove_child(name).ok();
+                }
+                open?;
+                Ok(Made::Now)
+            }
             Err(Errno::EXIST) => Ok(Made::Before),
             Err(errno) => Err(errno.into()),
         }
