@@ -3,6 +3,7 @@
 use crate::config::{self, Config, Driver};
 use crate::container::Containers;
 use crate::filters::Filters;
+use crate::handlers::Handlers;
 use crate::host::{self, Host, Paths};
 use crate::images::Images;
 use crate::network;
@@ -180,6 +181,8 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
         watch,
         facts,
         filters: Filters::default(),
+        handlers: Handlers::open(&config, user_namespaces),
+        oom_score_adj: host::own_oom_score_adj().map_err(DaemonError::Facts)?,
         open_files: host::raise_open_files().map_err(DaemonError::Facts)?,
         boot: host::boot_id().map_err(DaemonError::Facts)?,
         config,

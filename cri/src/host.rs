@@ -4,6 +4,7 @@ use crate::apparmor;
 use crate::chain::chain;
 use crate::config::Config;
 use crate::filters::Filters;
+use crate::handlers::Handlers;
 use crate::store::Records;
 use cri_spec::{Architecture, CgroupFacts, HostDevice, HostFacts};
 use netns::Bridge;
@@ -34,6 +35,9 @@ pub(crate) struct Host {
     /// Whether pods can have user namespaces, and mounts other owners: see [`crate::probe`].
     pub(crate) user_namespaces: bool,
     pub(crate) filters: Filters,
+    pub(crate) handlers: Handlers,
+    /// The daemon's own, which without CAP_SYS_RESOURCE is the lowest that others can get.
+    pub(crate) oom_score_adj: i32,
     /// Holds the cgroup parent for this daemon alone.
     pub(crate) _claim: OwnedFd,
     /// The limit of open files that containers get: what the daemon had before it raised its own.
@@ -71,6 +75,11 @@ impl Paths {
 
     pub(crate) fn exit_record(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
         self.pod_run(pod).join(format!("{container}.exit"))
+    }
+
+    /// What another runtime's program reads of a container.
+    pub(crate) fn bundle(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
+        self.pod_run(pod).join(crate::container::bundle_name(container))
     }
 
     pub(crate) fn pods(&self) -> PathBuf {
@@ -119,6 +128,12 @@ pub(crate) fn to_ns(at: SystemTime) -> i64 {
 /// The id of this boot (`random(4)`).
 pub(crate) fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// The daemon's own `oom_score_adj`.
+pub(crate) fn own_oom_score_adj() -> io::Result<i32> {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj")?;
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// `RLIMIT_NOFILE`

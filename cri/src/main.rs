@@ -13,6 +13,7 @@ mod container;
 mod daemon;
 mod filters;
 mod flight;
+mod handlers;
 mod host;
 mod images;
 mod network;

@@ -19,7 +19,7 @@ use runtime::id::PodId;
 use runtime::monitor::{Monitor, MonitorError, Report, Reported};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub(crate) struct Leavings {
     runs: Vec<OsString>,
     files: Vec<OsString>,
     layers: Vec<OsString>,
+    /// What other runtimes' programs keep of containers.
+    driven: Vec<PathBuf>,
     cgroups: Vec<String>,
 }
 
@@ -237,6 +239,13 @@ impl Node {
             runs: strangers(&host.paths.runs(), &owners),
             files: strangers(&host.paths.pods(), &owners),
             layers: strangers(&host.paths.containers(), &containers),
+            driven: host
+                .handlers
+                .own_roots()
+                .flat_map(|root| {
+                    strangers(root, &containers).into_iter().map(|name| root.join(name))
+                })
+                .collect(),
             cgroups: cgroups
                 .into_iter()
                 // Pods that name our own parent as theirs have their containers' cgroups there, beside those of pods.
@@ -263,6 +272,9 @@ impl Node {
         }
         for name in &leavings.layers {
             swept("writable layer", crate::container::remove_tree(&paths.containers().join(name)));
+        }
+        for path in &leavings.driven {
+            swept("state of a handler's program", crate::container::remove_tree(path));
         }
         self.containers.collect();
     }

@@ -24,8 +24,8 @@ pub mod watch;
 /// The daemon's side of a monitor.
 pub mod monitor {
     pub use crate::client::{
-        AttachRequest, Attachment, Exec, ExecError, ExecRequest, ExecStreams, Launch, Mark,
-        Monitor, MonitorBinary, MonitorError, Setup, StartError, Started,
+        AttachRequest, Attachment, DriveLaunch, Exec, ExecError, ExecRequest, ExecStreams, Launch,
+        Mark, Monitor, MonitorBinary, MonitorError, Program, Setup, StartError, Started,
     };
     pub use crate::protocol::{Detached, Failure, Report, Reported};
 }

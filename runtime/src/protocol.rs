@@ -129,6 +129,21 @@ pub enum Request {
         /// What it owns; may be empty.
         kinds: Vec<NamespaceKind>,
     },
+    /// Start a container by another runtime's program. Descriptors: the [`plan::Drive`], exit record, log (where there
+    /// is one), cgroup, the bundle, the mount namespace that the program runs in, those of the drive's plan.
+    Drive {
+        /// The container's name.
+        container: ContainerId,
+        /// Whether a log comes along.
+        log: bool,
+        /// What the cgroup's descriptors are.
+        cgroup: Option<Vec<String>>,
+    },
+    /// Have the runtime's program of a driven container change its limits. Descriptor: OCI's resources as JSON.
+    UpdateDriven {
+        /// The container's name.
+        container: ContainerId,
+    },
 }
 
 /// What the monitor answers.

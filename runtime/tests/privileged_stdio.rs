@@ -8,7 +8,7 @@ use plan::{LaunchPlan, Terminal};
 use runtime::exit;
 use runtime::id::ContainerId;
 use runtime::monitor::{
-    AttachRequest, Attachment, Detached, Exec, ExecError, ExecRequest, ExecStreams, Launch,
+    AttachRequest, Attachment, Detached, Exec, ExecError, ExecRequest, ExecStreams, Launch, Program,
 };
 use runtime::watch::{Event, Watch};
 use rustix::io::Errno;
@@ -82,7 +82,7 @@ fn interactive(args: &[&str], terminal: bool, once: bool) -> LaunchPlan {
 fn exec_on_a_terminal(container: &Container<'_>, args: &[&str]) -> Result<Exec, ExecError> {
     let mut process = process(args);
     process.terminal = Some(SIZE);
-    let request = ExecRequest { process: &process, streams: ExecStreams::Terminal };
+    let request = ExecRequest { process: Program::Plan(&process), streams: ExecStreams::Terminal };
     container.pod.monitor.exec(&container.id, request)
 }
 

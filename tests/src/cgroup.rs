@@ -109,6 +109,11 @@ fn hierarchies() -> Vec<PathBuf> {
     let text = fs::read_to_string("/proc/thread-self/mountinfo").expect("read mountinfo");
     let is_cgroup =
         |line: &&str| line.split(" - ").nth(1).is_some_and(|rest| rest.starts_with("cgroup"));
-    let lines = text.lines().filter(is_cgroup);
-    lines.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+    // The last mount at a place is the one that shows.
+    let mut places = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        places.insert(line.split(' ').nth(4).unwrap_or_default(), is_cgroup(&line));
+    }
+    let shown = places.into_iter().filter(|(_, is_cgroup)| *is_cgroup);
+    shown.map(|(place, _)| PathBuf::from(place)).collect()
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use crate::cri::Cri;
+use crate::handler;
 use crate::patience::eventually;
 use crate::peer;
 use crate::process::Process;
@@ -81,10 +82,11 @@ pub fn configure(stage: &Stage, insecure_registries: &[String]) {
     let text = format!(
         "[network]\nbridge = \"{BRIDGE}\"\nsubnet = \"10.77.0.0/16\"\ntable = \"berth-test\"\n\n\
          [cgroup]\nparent = \"{cgroup}\"\n\n[image]\ninsecure_registries = [{}]\n\
-         keep_unfinished_s = 0\nregistry_config = \"\"\n",
-        registries.join(", ")
+         keep_unfinished_s = 0\nregistry_config = \"\"\n{}",
+        registries.join(", "),
+        handler::tables(),
     );
-    write(&config_path(stage), &text);
+    write(&config_path(stage), &(handler::default_key() + &text));
 }
 
 /// The bridge of every test; each has a network of its own.

@@ -23,6 +23,7 @@ pub mod census;
 pub mod cgroup;
 pub mod cri;
 pub mod daemon;
+pub mod handler;
 pub mod hostile;
 pub mod http;
 pub mod image;

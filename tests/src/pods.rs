@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cri_api::runtime::v1::{
-    ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
-    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    Container, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus,
+    ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec,
+    LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, ListContainersRequest, ListPodSandboxRequest, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatus,
+    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use tonic::Status;
 
@@ -236,6 +237,20 @@ impl World {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert_eq!(answer.exit_code, 0, "{command:?}: {}", text(&answer.stderr));
         text(&answer.stdout)
+    }
+
+    /// The id of a pod's container of that name.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn named(&self, pod: &Pod, name: &str) -> String {
+        let answer = self.cri().list_containers(ListContainersRequest::default());
+        let is = |it: &&Container| {
+            it.pod_sandbox_id == pod.id && it.metadata.as_ref().is_some_and(|own| own.name == name)
+        };
+        let containers = answer.expect("list containers").containers;
+        containers.iter().find(is).expect("a container of that name").id.clone()
     }
 
     pub fn log_path(&self, id: &str) -> PathBuf {

@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
 use crate::cgroup::{self, CgroupParent};
+use crate::handler;
 use crate::patience::until;
 use crate::process::{self, succeed};
 
@@ -30,11 +31,23 @@ impl Stage {
     ///
     /// When the caller is not root, or a program of `hack/setup` is missing.
     pub fn enter() -> Self {
+        Self::enter_for(handler::wanted().as_deref())
+    }
+
+    /// As [`Stage::enter`], on a machine that suits that handler.
+    ///
+    /// # Panics
+    ///
+    /// As [`Stage::enter`].
+    pub fn enter_for(handler: Option<&str>) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this test makes namespaces, so it needs root");
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).expect("unshare namespaces");
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .expect("make mounts private");
+        if handler.is_some() {
+            handler::show_one_cgroup_version();
+        }
         for line in [
             "link set lo up",
             "link add uplink type veth peer name beyond",
@@ -99,7 +112,8 @@ impl Stage {
         }
         namespace(&format!("/proc/{pid}/ns/net")).as_ref() == Some(&self.netns)
             || fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                .is_ok_and(|text| text.contains(self.cgroups.name()))
+                // A whole name: that of another test may begin with it.
+                .is_ok_and(|text| text.split(['/', '\n']).any(|name| name == self.cgroups.name()))
     }
 }
 

@@ -45,7 +45,20 @@ pub struct PulledImage {
 /// When `test` does, or on a leak.
 pub fn in_world(test: impl FnOnce(&mut World) + Send + 'static) {
     on_own_thread(|| {
-        let mut world = World::new();
+        let mut world = World::new(Stage::enter());
+        world.busybox = world.pull_busybox();
+        world.play(test);
+    });
+}
+
+/// As [`in_world`], on a machine that suits a runtime handler other than our own.
+///
+/// # Panics
+///
+/// As [`in_world`].
+pub fn in_world_for(handler: &'static str, test: impl FnOnce(&mut World) + Send + 'static) {
+    on_own_thread(move || {
+        let mut world = World::new(Stage::enter_for(Some(handler)));
         world.busybox = world.pull_busybox();
         world.play(test);
     });
@@ -57,7 +70,7 @@ pub fn in_world(test: impl FnOnce(&mut World) + Send + 'static) {
 ///
 /// As [`in_world`].
 pub fn in_bare_world(test: impl FnOnce(&mut World) + Send + 'static) {
-    on_own_thread(|| World::new().play(test));
+    on_own_thread(|| World::new(Stage::enter()).play(test));
 }
 
 /// The namespaces that a test enters end with its thread.
@@ -70,8 +83,7 @@ fn on_own_thread(work: impl FnOnce() + Send + 'static) {
 }
 
 impl World {
-    fn new() -> Self {
-        let stage = Stage::enter();
+    fn new(stage: Stage) -> Self {
         let registry = Registry::start();
         configure(&stage, &[]);
         if peer::is_wanted() {

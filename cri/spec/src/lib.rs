@@ -20,6 +20,7 @@ mod capabilities;
 mod confinement;
 mod container;
 mod devices;
+mod driven;
 mod error;
 mod input;
 mod launch;
@@ -40,6 +41,7 @@ mod golden;
 mod testing;
 
 pub use container::container;
+pub use driven::{Bundle, driven, driven_exec};
 pub use error::SpecError;
 pub use input::{
     Architecture, CgroupFacts, HostDevice, HostFacts, Identity, ImageDefaults, Input,

@@ -7,6 +7,7 @@ mod network;
 
 pub(crate) use network::Network;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
@@ -26,11 +27,13 @@ pub(crate) struct Config {
     pub(crate) socket_gid: u32,
     pub(crate) monitor: PathBuf,
     pub(crate) unpack: PathBuf,
+    pub(crate) default_handler: String,
     pub(crate) log: Log,
     pub(crate) cgroup: Cgroup,
     pub(crate) network: Network,
     pub(crate) image: Image,
     pub(crate) container: Container,
+    pub(crate) handlers: BTreeMap<String, Handler>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -84,6 +87,25 @@ pub(crate) struct Container {
     pub(crate) exec_drain_ms: u64,
 }
 
+/// Another OCI runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Handler {
+    pub(crate) binary: PathBuf,
+    #[serde(default)]
+    pub(crate) options: Vec<String>,
+    #[serde(default)]
+    pub(crate) root: PathBuf,
+    #[serde(default = "handler_timeout_ms")]
+    pub(crate) timeout_ms: u64,
+    #[serde(default)]
+    pub(crate) privileged_without_host_devices: bool,
+}
+
+fn handler_timeout_ms() -> u64 {
+    30_000
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -93,11 +115,13 @@ impl Default for Config {
             socket_gid: 0,
             monitor: PathBuf::new(),
             unpack: PathBuf::new(),
+            default_handler: crate::handlers::OWN.into(),
             log: Log::default(),
             cgroup: Cgroup::default(),
             network: Network::default(),
             image: Image::default(),
             container: Container::default(),
+            handlers: BTreeMap::new(),
         }
     }
 }
@@ -165,6 +189,10 @@ pub(crate) enum ConfigError {
     Level(String),
     #[error("configuration: network.subnet")]
     Subnet(#[source] netns::BadSubnet),
+    #[error("configuration: handlers.{name}: {rule}")]
+    Handler { name: String, rule: &'static str },
+    #[error("configuration: default_handler: no handler {0:?}")]
+    DefaultHandler(String),
     #[error("find berthd's own program, to look for {name} beside it")]
     Beside { name: &'static str, source: io::Error },
 }
@@ -194,6 +222,15 @@ impl Config {
                 return Err(ConfigError::Relative { key, value: value.clone() });
             }
         }
+        for (name, handler) in &self.handlers {
+            handler
+                .check(name)
+                .map_err(|rule| ConfigError::Handler { name: name.clone(), rule })?;
+        }
+        let default = &self.default_handler;
+        if default != crate::handlers::OWN && !self.handlers.contains_key(default) {
+            return Err(ConfigError::DefaultHandler(default.clone()));
+        }
         for (name, program) in
             [("berth-monitor", &mut self.monitor), ("berth-unpack", &mut self.unpack)]
         {
@@ -204,6 +241,33 @@ impl Config {
             }
         }
         Ok(self)
+    }
+}
+
+impl Handler {
+    /// The longest run of a program: a start takes two, and its client waits for two minutes.
+    const MOST_TIMEOUT_MS: u64 = 50_000;
+
+    fn check(&self, name: &str) -> Result<(), &'static str> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name == crate::handlers::OWN {
+            return Err("is the name of Berth's own runtime");
+        }
+        if name.is_empty() || name.len() > 63 || !name.bytes().all(plain) {
+            return Err(
+                "a name has letters a to z, digits and dashes, as a RuntimeClass's handler",
+            );
+        }
+        if !self.binary.is_absolute() {
+            return Err("binary must be an absolute path");
+        }
+        if !self.root.as_os_str().is_empty() && !self.root.is_absolute() {
+            return Err("root must be an absolute path, or empty");
+        }
+        if !(1..=Self::MOST_TIMEOUT_MS).contains(&self.timeout_ms) {
+            return Err("timeout_ms must be from 1 to 50000");
+        }
+        Ok(())
     }
 }
 

@@ -6,16 +6,18 @@ use super::{
 };
 use crate::apparmor;
 use crate::flight::Boarding;
+use crate::handlers::Runner;
 use crate::host::{blocking, device, now_ns};
 use crate::images::Hold;
 use crate::sandbox::{Sandbox, files, is_host, log_directory, namespace_options};
 use cri_api::runtime::v1::{
     ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, NamespaceMode, Signal,
 };
-use cri_spec::{HostDevice, ImageDefaults, Input, NamespacePins, UserNamespace};
+use cri_spec::{HostDevice, HostFacts, ImageDefaults, Input, NamespacePins, UserNamespace};
 use oci_spec::runtime::Spec;
 use prost::Message;
 use runtime::id::ContainerId;
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -136,7 +138,8 @@ impl Containers {
         })?;
         refuse_missing_profile(&spec)?;
         // Also refuses what no plan could be made of, now rather than at the start.
-        self.host.filters.launch(&spec, &self.host.facts)?;
+        let launch = self.host.filters.launch(&spec, &self.host.facts)?;
+        self.refuse_undrivable(sandbox, &launch)?;
         volumes::refuse_propagation(&config)?;
         self.refuse_image_volumes(&config, &volumes)?;
         // The one thing that a create makes and nobody takes back, as with other runtimes: so the last.
@@ -260,6 +263,12 @@ impl Containers {
         };
         let images =
             volumes.iter().map(|volume| (volume.name.clone(), volume.image.id.to_string()));
+        let facts = match self.runner(sandbox)? {
+            Runner::Other(handler) if !handler.host_devices => {
+                Cow::Owned(HostFacts { devices: Vec::new(), ..self.host.facts.clone() })
+            }
+            Runner::Own | Runner::Other(_) => Cow::Borrowed(&self.host.facts),
+        };
         let profile = match cri_spec::localhost_profile(config)? {
             Some(path) => Some(read_profile(Path::new(&path))?),
             None => None,
@@ -276,7 +285,7 @@ impl Containers {
             cgroup,
             devices: &devices(config)?,
             localhost_seccomp: profile.as_deref(),
-            host: &self.host.facts,
+            host: &facts,
         })?)
     }
 }

@@ -4,8 +4,9 @@
 //! which is also what a client's hanging up comes to, makes the monitor kill all of it.
 
 use super::{Container, ContainerError, Containers};
+use crate::handlers::Runner;
 use crate::host::blocking;
-use runtime::monitor::{Exec, ExecError, ExecRequest, ExecStreams};
+use runtime::monitor::{Exec, ExecError, ExecRequest, ExecStreams, Program};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -91,9 +92,6 @@ impl Containers {
     }
 
     fn begin(&self, container: &Container, command: &[String]) -> Result<Session, ContainerError> {
-        let mut process = self.host.filters.exec(&container.spec(), command)?;
-        let monitor = self.monitor_of(container).ok_or_else(|| container.wrong_state("running"))?;
-        self.limit_open_files(&mut process);
         let pipe = || {
             pipe_with(PipeFlags::CLOEXEC).map_err(|err| ContainerError::ExecIo {
                 container: container.id.clone(),
@@ -103,9 +101,36 @@ impl Containers {
         };
         let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
         let streams = ExecStreams::Pipes { stdin: None, stdout: out, stderr: err };
-        let request = ExecRequest { process: &process, streams };
-        let exec = monitor.exec(&container.id, request).map_err(|err| container.no_exec(err))?;
+        let exec = self.ask_exec(container, command, streams)?;
         Ok(Session { exec, stdout, stderr })
+    }
+
+    /// Has the monitor run a command, in the words of whoever runs the container.
+    fn ask_exec(
+        &self,
+        container: &Container,
+        command: &[String],
+        streams: ExecStreams,
+    ) -> Result<Exec, ContainerError> {
+        let not_running = || container.wrong_state("running");
+        let sandbox = self.sandboxes.table.get(container.pod().as_str()).ok_or_else(not_running)?;
+        let monitor = sandbox.monitor().ok_or_else(not_running)?;
+        let (plan, oci);
+        let process = match self.runner(&sandbox)? {
+            Runner::Own => {
+                let mut process = self.host.filters.exec(&container.spec(), command)?;
+                self.limit_open_files(&mut process);
+                plan = process;
+                Program::Plan(&plan)
+            }
+            Runner::Other(_) => {
+                let tty = matches!(streams, ExecStreams::Terminal);
+                oci = self.driven_exec(container, command, tty)?;
+                Program::Oci(&oci)
+            }
+        };
+        let request = ExecRequest { process, streams };
+        monitor.exec(&container.id, request).map_err(|err| container.no_exec(err))
     }
 }
 

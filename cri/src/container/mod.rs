@@ -10,6 +10,7 @@
 
 mod accounts;
 mod create;
+mod driven;
 pub(crate) mod events;
 mod exec;
 mod identity;
@@ -25,6 +26,7 @@ mod update;
 mod volumes;
 
 use crate::flight::Flights;
+use crate::handlers::UnknownHandler;
 use crate::host::Host;
 use crate::images::Images;
 use crate::sandbox::{LogPathError, SandboxError, Sandboxes};
@@ -43,6 +45,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub(crate) use driven::bundle_name;
 pub(crate) use exec::ExecSync;
 pub(crate) use identity::IdentityError;
 pub(crate) use remove::remove_tree;
@@ -125,6 +128,10 @@ pub(crate) enum ContainerError {
     Ambiguous(#[from] Ambiguous),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Handler(#[from] UnknownHandler),
+    #[error("{what} are not supported by runtime handler {handler:?}")]
+    Undrivable { what: &'static str, handler: String },
     #[error("container config: {0}")]
     Invalid(String),
     #[error("limits of container")]

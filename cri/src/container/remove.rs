@@ -60,6 +60,7 @@ impl Containers {
         remove_tree(&layer).map_err(|source| failed("remove writable layer", &layer, source))?;
         let record = paths.exit_record(container.pod(), id);
         remove_file(&record).map_err(|source| failed("remove exit record", &record, source))?;
+        self.remove_bundle(container)?;
         {
             let mut removed = container.removed.lock().unwrap_or_else(PoisonError::into_inner);
             self.host

@@ -1,14 +1,16 @@
 //! StartContainer: everything that the launch plan refers to is opened, and one request to the monitor does the rest.
 
+use super::driven::Driven;
 use super::limits::limits;
 use super::{Container, ContainerError, Containers, Event, Exited, Reason, State, state};
 use crate::chain::chain;
+use crate::handlers::Runner;
 use crate::host::{blocking, now_ns, to_ns};
 use crate::sandbox::{Sandbox, log_directory};
 use oci_spec::runtime::Spec;
 use runtime::cgroup::{Cgroup, CgroupPath, Descriptors, Limits};
 use runtime::exit;
-use runtime::monitor::{Launch, StartError, Started};
+use runtime::monitor::{DriveLaunch, Launch, StartError, Started};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ pub(super) struct Ready {
     cgroup: Descriptors,
     log: Option<OwnedFd>,
     exit_record: OwnedFd,
+    /// Where another runtime's program is to do it.
+    driven: Option<Driven>,
 }
 
 impl Containers {
@@ -99,6 +103,10 @@ impl Containers {
         let id = &container.id;
         let spec = container.spec();
         let mut launch = self.host.filters.launch(&spec, &self.host.facts)?;
+        let driven = match self.runner(sandbox)? {
+            Runner::Own => None,
+            Runner::Other(handler) => Some(self.bundle(container, &spec, &handler, &mut launch)?),
+        };
         let cgroup = self.cgroup_of(container, &spec)?;
         let failed = |source| ContainerError::Cgroup { container: id.clone(), source };
         let held = cgroup.descriptors().map_err(failed)?;
@@ -111,7 +119,8 @@ impl Containers {
             path,
             source,
         })?;
-        Ok(Ready { spec, plan: launch.plan, descriptors, cgroup: held, log, exit_record })
+        let plan = launch.plan;
+        Ok(Ready { spec, plan, descriptors, cgroup: held, log, exit_record, driven })
     }
 
     /// Containers get the limit of open files that the daemon was given, not the one that it gave itself.
@@ -134,9 +143,22 @@ impl Containers {
         }
         let monitor =
             sandbox.monitor().ok_or_else(|| ContainerError::PodNotReady(sandbox.id.clone()))?;
-        let Ready { plan, descriptors, cgroup, log, exit_record, .. } = ready;
-        let request = Launch { plan: &plan, descriptors, cgroup: Some(cgroup), log, exit_record };
-        monitor.start(id, request).map_err(|err| match err {
+        let Ready { plan, descriptors, cgroup, log, exit_record, driven, .. } = ready;
+        let cgroup = Some(cgroup);
+        let started = match driven {
+            None => {
+                let plan = &plan;
+                monitor.start(id, Launch { plan, descriptors, cgroup, log, exit_record })
+            }
+            Some(Driven { drive, bundle, host }) => {
+                let drive = &drive;
+                monitor.drive(
+                    id,
+                    DriveLaunch { drive, bundle, host, descriptors, cgroup, log, exit_record },
+                )
+            }
+        };
+        started.map_err(|err| match err {
             StartError::Refused { step, message } => ContainerError::Start {
                 container: id.clone(),
                 message: format!("{step}: {message}"),

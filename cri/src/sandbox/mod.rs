@@ -19,6 +19,7 @@ pub(crate) mod status;
 mod stop;
 
 use crate::flight::Flights;
+use crate::handlers::UnknownHandler;
 use crate::host::Host;
 use crate::store::StoreError;
 use crate::table::{Ambiguous, Table};
@@ -69,7 +70,11 @@ pub(crate) struct Detail {
     pub(crate) boot: String,
     /// Nanoseconds since the epoch.
     pub(crate) created_at: i64,
+    /// As the pod asked for it.
     pub(crate) handler: String,
+    /// Who runs its containers, whatever becomes of the node's default.
+    #[serde(default = "own_runner")]
+    pub(crate) runner: String,
     /// The pod's lease, until it is given back.
     pub(crate) network: Option<Attached>,
     /// The cgroup that its containers' cgroups go into.
@@ -79,6 +84,11 @@ pub(crate) struct Detail {
     /// The pod's monitor, to be found where its socket has gone: somebody may have emptied the run directory.
     #[serde(default)]
     pub(crate) monitor: Option<Mark>,
+}
+
+/// Pods that were recorded before there were others.
+fn own_runner() -> String {
+    crate::handlers::OWN.to_owned()
 }
 
 /// A pod in memory.
@@ -112,6 +122,8 @@ pub(crate) enum SandboxError {
     Invalid(String),
     #[error("pod sandbox config: {0} is not supported")]
     Unsupported(String),
+    #[error("pod sandbox config")]
+    Handler(#[from] UnknownHandler),
     #[error("pod {0} exists already")]
     Exists(String),
     #[error("run pod {0}: the operation ended without a result")]

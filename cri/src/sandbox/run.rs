@@ -45,6 +45,7 @@ impl Key {
 struct Wish {
     config: PodSandboxConfig,
     handler: String,
+    runner: String,
     kinds: Vec<Kind>,
     network: Option<Checked>,
     user: Option<UserNamespace>,
@@ -110,13 +111,15 @@ impl Sandboxes {
         if metadata.name.is_empty() {
             return Err(invalid("metadata.name is missing"));
         }
-        if !request.runtime_handler.is_empty() {
-            return Err(invalid(&format!("unknown runtime handler {:?}", request.runtime_handler)));
-        }
+        let runner = self.host.handlers.resolve(&request.runtime_handler)?;
         let options = namespace_options(&config);
         let user = cri_spec::user_namespace(&config)?;
         if user.is_some() && !self.host.user_namespaces {
             return Err(SandboxError::Unsupported("a user namespace on this node".into()));
+        }
+        if user.is_some() && runner != crate::handlers::OWN {
+            let what = format!("a user namespace with runtime handler {runner:?}");
+            return Err(SandboxError::Unsupported(what));
         }
         let sysctls = cri_spec::sysctls(&config)?;
         let cgroup = Place::of(&self.host, id, &config)?;
@@ -139,6 +142,7 @@ impl Sandboxes {
         Ok(Wish {
             config,
             handler: request.runtime_handler,
+            runner,
             kinds,
             network,
             user,
@@ -191,6 +195,7 @@ impl Sandboxes {
                 boot: host.boot.clone(),
                 created_at: now_ns(),
                 handler: wish.handler,
+                runner: wish.runner,
                 network,
                 cgroup: wish.cgroup.path.to_string(),
                 owns_cgroup: wish.cgroup.is_ours,

@@ -75,6 +75,7 @@ fn sandbox(err: &SandboxError) -> Code {
         SandboxError::Exists(_) => Code::AlreadyExists,
         SandboxError::Ambiguous(_)
         | SandboxError::Invalid(_)
+        | SandboxError::Handler(_)
         | SandboxError::CgroupParent(_)
         | SandboxError::Log { .. } => Code::InvalidArgument,
         SandboxError::Unsupported(_) => Code::Unimplemented,
@@ -128,9 +129,10 @@ fn container(err: &ContainerError) -> Code {
         ContainerError::Sandbox(err) => sandbox(err),
         ContainerError::Spec(err) => spec(err),
         ContainerError::Identity(err) => identity(err),
-        ContainerError::WrongState { .. } | ContainerError::PodNotReady(_) => {
-            Code::FailedPrecondition
-        }
+        ContainerError::WrongState { .. }
+        | ContainerError::PodNotReady(_)
+        | ContainerError::Handler(_) => Code::FailedPrecondition,
+        ContainerError::Undrivable { .. } => Code::Unimplemented,
         ContainerError::ExecTimeout { .. } => Code::DeadlineExceeded,
         ContainerError::Lost(_)
         | ContainerError::Layers { .. }

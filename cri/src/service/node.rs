@@ -2,6 +2,7 @@
 
 use crate::config::Driver;
 use crate::container::Container;
+use crate::handlers::Features;
 use crate::host::Host;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
@@ -47,18 +48,18 @@ pub(super) fn status(node: &Node, verbose: bool) -> StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info,
         // Kubelet looks for the handler without a name to learn what the default one can do.
-        runtime_handlers: vec![RuntimeHandler {
-            name: String::new(),
-            features: Some(RuntimeHandlerFeatures {
-                recursive_read_only_mounts: true,
-                user_namespaces: node.host.user_namespaces,
-            }),
-        }],
+        runtime_handlers: node.host.handlers.features().into_iter().map(handler).collect(),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
         }),
     }
+}
+
+fn handler((name, features): (String, Features)) -> RuntimeHandler {
+    let Features { recursive_read_only_mounts, user_namespaces } = features;
+    let features = RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces };
+    RuntimeHandler { name, features: Some(features) }
 }
 
 fn condition(kind: &str, reason: &str, message: String) -> RuntimeCondition {

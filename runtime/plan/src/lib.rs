@@ -13,10 +13,12 @@
 //! Every path in a plan is a path inside the container's root. It is resolved there once, with
 //! `openat2(RESOLVE_IN_ROOT)`, and never as a path of the host.
 
+pub mod drive;
 mod mount;
 mod process;
 mod user;
 
+pub use drive::{Drive, ExecCgroup};
 pub use mount::{Attributes, COVERABLE, Device, DeviceKind, Link, Mount, Propagation, Source};
 pub use process::{Capabilities, Identity, Instruction, Process, Rlimit, Seccomp, Terminal};
 pub use user::{IdRange, UserNamespace};

@@ -77,6 +77,13 @@ impl Held {
         Ok(Self { entries, tracking: self.tracking })
     }
 
+    /// The v1 hierarchy in which [`child`](Self::child) makes cgroups, by its controllers; none on v2.
+    #[must_use]
+    pub fn hierarchy_of_children(&self) -> Option<&str> {
+        let (label, _) = &self.entries[self.tracking];
+        (!label.is_v2()).then_some(label.0.as_str())
+    }
+
     /// Sends SIGKILL to every process in this cgroup and below it; none can escape by forking.
     ///
     /// Does not wait for their end. That the cgroup is gone, or empty, is fine.

@@ -35,7 +35,7 @@ pub struct Started {
 }
 
 /// The longest start: volumes can be slow, and a slow start is no failure.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(120);
 /// The longest kill: whoever asks has another way, by the cgroup.
 const KILL_PATIENCE: Duration = Duration::from_secs(3);
 /// The longest end: everything is killed at once, but the kernel may have to free a lot of memory.
@@ -229,7 +229,11 @@ impl Monitor {
             .map_err(|source| MonitorError::Encode { pod: self.pod().clone(), source })
     }
 
-    fn call(&self, request: &Request, with: &[BorrowedFd<'_>]) -> Result<(), MonitorError> {
+    pub(super) fn call(
+        &self,
+        request: &Request,
+        with: &[BorrowedFd<'_>],
+    ) -> Result<(), MonitorError> {
         self.call_within(PATIENCE, request, with)
     }
 
@@ -245,7 +249,10 @@ impl Monitor {
     }
 }
 
-fn or_gone(result: Result<(), MonitorError>, gone: &Failure) -> Result<(), MonitorError> {
+pub(super) fn or_gone(
+    result: Result<(), MonitorError>,
+    gone: &Failure,
+) -> Result<(), MonitorError> {
     match result {
         Err(MonitorError::Refused { failure, .. }) if failure == *gone => Ok(()),
         other => other,

@@ -9,12 +9,13 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
+use sys::sealed;
 
 /// What to run, and what it is connected to.
 #[derive(Debug)]
 pub struct ExecRequest<'a> {
     /// What to run, and with what rights.
-    pub process: &'a Process,
+    pub process: Program<'a>,
     /// What it reads and writes.
     pub streams: ExecStreams,
 }
@@ -33,6 +34,15 @@ pub enum ExecStreams {
     },
     /// The terminal that the process asks for, of the container's own devpts: see [`Exec::take_terminal`].
     Terminal,
+}
+
+/// A process, in the words of whoever runs it.
+#[derive(Clone, Copy, Debug)]
+pub enum Program<'a> {
+    /// For the monitor itself.
+    Plan(&'a Process),
+    /// For the program of a driven container: OCI's process as JSON.
+    Oci(&'a [u8]),
 }
 
 /// An exec that was started. Dropping it kills what still runs of it, with all that it started.
@@ -55,7 +65,11 @@ impl Monitor {
     /// [`ExecError::NotRunning`] where the container is unknown or does not run.
     pub fn exec(&self, container: &ContainerId, exec: ExecRequest<'_>) -> Result<Exec, ExecError> {
         let ExecRequest { process, streams } = exec;
-        let process = self.seal("process", process)?;
+        let process = match process {
+            Program::Plan(process) => self.seal("process", process)?,
+            Program::Oci(json) => sealed::create("process", json, sealed::Use::Data)
+                .map_err(|source| MonitorError::Encode { pod: self.pod().clone(), source })?,
+        };
         let (pipes, input) = match streams {
             ExecStreams::Pipes { stdin, stdout, stderr } => (Some([stdout, stderr]), stdin),
             ExecStreams::Terminal => (None, None),

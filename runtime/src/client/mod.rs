@@ -3,13 +3,15 @@
 mod attach;
 mod calls;
 mod connection;
+mod drive;
 mod exec;
 mod mark;
 mod spawn;
 
 pub use attach::{AttachRequest, Attachment};
 pub use calls::{Launch, Started};
-pub use exec::{Exec, ExecRequest, ExecStreams};
+pub use drive::DriveLaunch;
+pub use exec::{Exec, ExecRequest, ExecStreams, Program};
 pub use mark::Mark;
 pub use spawn::{MonitorBinary, Setup};
 

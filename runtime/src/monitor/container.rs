@@ -1,5 +1,6 @@
 //! One container: its first process and its end.
 
+use crate::driven::Driving;
 use crate::events::{Events, Key};
 use crate::streams::Streams;
 use plan::IdRange;
@@ -21,6 +22,8 @@ pub(crate) struct Container {
     pub(crate) since: SystemTime,
     pub(crate) streams: Streams,
     pub(crate) record: OwnedFd,
+    /// Where another runtime's program made it.
+    pub(crate) driving: Option<Driving>,
 }
 
 /// Where it is in its life.
@@ -130,6 +133,17 @@ impl Container {
             State::Exited(exit) => return exit.clone(),
         };
         self.record(exit)
+    }
+
+    /// Records that its program never ran.
+    pub(crate) fn end_unstarted(
+        &mut self,
+        refusal: &Refusal,
+        buffer: &mut [u8],
+        events: &Events,
+    ) -> Exit {
+        self.streams.end(buffer, events);
+        self.record(start_failed(refusal))
     }
 
     /// Writes the exit record before anybody is told.

@@ -18,41 +18,43 @@ use sys::clone::Spawn;
 /// A process that was asked for, until it has ended.
 #[derive(Debug)]
 pub(crate) struct Exec {
-    container: Key,
+    pub(crate) container: Key,
     /// Its cgroup below the container's, and the name of that.
     cgroup: Option<(Held, String)>,
-    client: Option<Key>,
+    pub(crate) client: Option<Key>,
     /// Our end of the channel, until `execve`.
     channel: Option<OwnedFd>,
     /// The process that enters the container, until it has ended.
-    helper: Option<(Pid, OwnedFd)>,
+    pub(crate) helper: Option<(Pid, OwnedFd)>,
     /// The process that runs the program, once there is one.
-    process: Option<(Pid, OwnedFd)>,
+    pub(crate) process: Option<(Pid, OwnedFd)>,
+    /// Its process group, where that is not its own: a program that began it may have kept its own.
+    pub(crate) group: Option<Pid>,
     /// Our side of its terminal, until the client has it.
-    terminal: Option<OwnedFd>,
+    pub(crate) terminal: Option<OwnedFd>,
     executing: bool,
     /// `execve` has happened.
-    runs: bool,
+    pub(crate) runs: bool,
     /// How the process has ended.
     code: Option<i32>,
-    refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// A request for an exec, taken apart.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) container: ContainerId,
-    process: OwnedFd,
+    pub(crate) process: OwnedFd,
     /// None where the process has a terminal.
-    pipes: Option<Pipes>,
+    pub(crate) pipes: Option<Pipes>,
 }
 
 /// What the process of an exec gets from its client.
 #[derive(Debug)]
-struct Pipes {
-    stdin: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+pub(crate) struct Pipes {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
 }
 
 impl Request {
@@ -82,6 +84,9 @@ impl Monitor {
     pub(crate) fn exec(&mut self, request: &Request, client: Key) -> Result<Key, Failure> {
         if self.ending {
             return Err(Failure::Ending);
+        }
+        if let Some(driven) = self.driven(&request.container) {
+            return self.exec_driven(&driven, request, client);
         }
         let process =
             sys::sealed::read(&request.process, MAX_PLAN).map_err(|_| Failure::Malformed)?;
@@ -149,6 +154,7 @@ impl Monitor {
             channel: Some(channel),
             helper: Some((helper.pid, helper.pidfd)),
             process: None,
+            group: None,
             terminal: None,
             executing: false,
             runs: false,
@@ -261,6 +267,29 @@ impl Monitor {
 }
 
 impl Exec {
+    /// One that another runtime's program begins: `program` until it has named the process.
+    pub(crate) fn by_program(
+        container: Key,
+        cgroup: Option<(Held, String)>,
+        client: Key,
+        program: (Pid, OwnedFd),
+    ) -> Self {
+        Self {
+            container,
+            cgroup,
+            client: Some(client),
+            channel: None,
+            helper: Some(program),
+            process: None,
+            group: None,
+            terminal: None,
+            executing: false,
+            runs: false,
+            code: None,
+            refusal: None,
+        }
+    }
+
     pub(crate) fn knows(&self, pid: Pid) -> bool {
         let is = |it: &Option<(Pid, OwnedFd)>| it.as_ref().is_some_and(|(own, _)| *own == pid);
         is(&self.helper) || is(&self.process)
@@ -273,7 +302,7 @@ impl Exec {
             cgroup.kill().ok();
         } else if let Some((pid, _)) = &self.process {
             // Gone where it has ended; then its group is what it left behind.
-            sys::rights::kill_group(*pid).ok();
+            sys::rights::kill_group(self.group.unwrap_or(*pid)).ok();
         }
         for (_, pidfd) in self.helper.iter().chain(&self.process) {
             // It may have ended.

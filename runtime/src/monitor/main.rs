@@ -7,11 +7,13 @@
 //!   world ──▶ monitor ──▶ serve ──▶ start ──clone3──▶ init/ ──execve──▶ program
 //!              loop        requests   └▶ exec
 //!                │                   pids ──clone3──▶ process 1, where containers share a PID namespace
+//!                │                   driven ──clone3──▶ another runtime's program, where the pod's handler is one
 //!                └──▶ container: output ▶ log, attached clients; end ▶ exit record ▶ watchers
 //! ```
 
 mod attach;
 mod container;
+mod driven;
 mod events;
 mod exec;
 mod init;

@@ -1,6 +1,7 @@
 //! The loop: waits for events, and gives each to those it concerns. Nothing else in the monitor waits for anybody.
 
 use crate::container::{Cgroup, Container, State};
+use crate::driven::Runs;
 use crate::events::{Event, Events, Key};
 use crate::exec::Exec;
 use crate::pids::Pids;
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// All that a monitor knows.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) struct Monitor {
     pub(crate) connections: BTreeMap<Key, Connection>,
     pub(crate) containers: BTreeMap<Key, Container>,
     pub(crate) execs: BTreeMap<Key, Exec>,
+    /// Programs of other runtimes at work.
+    pub(crate) runs: Runs,
     /// The PID namespace that containers share, once there is one.
     pub(crate) pids: Option<Pids>,
     /// It was asked to end, and does so when nothing runs any more.
@@ -35,7 +39,7 @@ pub(crate) struct Monitor {
 /// A pipe is read by at most this much at a time; no message is longer either.
 const BUFFER: usize = runtime::protocol::MAX_MESSAGE;
 /// Between two looks at cgroups that something was killed in.
-const SWEEP_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 /// A daemon has a few connections at a time, and one for each exec and each attached client.
 const MAX_CONNECTIONS: usize = 2048;
 
@@ -52,6 +56,7 @@ impl Monitor {
             connections: BTreeMap::new(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            runs: Runs::default(),
             pids: None,
             ending: false,
             buffer: vec![0; BUFFER],
@@ -64,13 +69,22 @@ impl Monitor {
     /// Serves until it was asked to end and nothing runs any more.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         while !(self.ending && self.is_idle()) {
-            let patience = self.to_sweep().then_some(&SWEEP_PAUSE);
-            for event in self.events.wait(patience)? {
+            for event in self.events.wait(self.patience().as_ref())? {
                 self.serve(event);
             }
+            self.runs.kill_overdue();
             self.sweep();
         }
         Ok(())
+    }
+
+    /// How long nothing has to be done unless something happens; nothing is for ever.
+    fn patience(&self) -> Option<Timespec> {
+        let sweep = self.to_sweep().then_some(SWEEP_PAUSE);
+        let overdue = self.runs.patience();
+        let next = sweep.into_iter().chain(overdue).min()?;
+        // A millisecond too late is never a moment too early.
+        Timespec::try_from(next + Duration::from_millis(1)).ok()
     }
 
     /// Whether a cgroup of an ended exec is still worth looking at again: the kernel tells nobody when what was killed in it
@@ -96,6 +110,7 @@ impl Monitor {
 
     fn is_idle(&self) -> bool {
         self.execs.is_empty()
+            && self.runs.is_empty()
             && self.pids.is_none()
             && self.containers.values().all(|container| container.process().is_none())
     }
@@ -158,14 +173,18 @@ impl Monitor {
             self.pids_ended();
             return;
         }
+        if self.program_ended(pid, code) {
+            return;
+        }
         let container = self.containers.iter().find(|(_, container)| container.knows(pid));
         if let Some((key, _)) = container {
             self.child_of_container_ended(*key, pid, code);
             return;
         }
         let exec = self.execs.iter().find(|(_, exec)| exec.knows(pid)).map(|(key, _)| *key);
-        if let Some(key) = exec {
-            self.exec_child_ended(key, pid, code);
+        match exec {
+            Some(key) => self.exec_child_ended(key, pid, code),
+            None => self.stray_ended(pid, code),
         }
     }
 
@@ -180,7 +199,10 @@ impl Monitor {
         }
     }
 
-    fn container_ended(&mut self, key: Key, code: i32) {
+    pub(crate) fn container_ended(&mut self, key: Key, code: i32) {
+        if self.ended_while_starting(key, code) {
+            return;
+        }
         let Some(container) = self.containers.get_mut(&key) else { return };
         let asked = match &container.state {
             State::Alive { init: Some(init), .. } => {
@@ -191,8 +213,12 @@ impl Monitor {
         container.sweep();
         let exit = container.end(code, &mut self.buffer, &self.events);
         let id = container.id.clone();
+        let driven = container.driving.as_ref().map(|driving| driving.driven.clone());
         self.tell_of_streams(key);
         self.tell_watchers(&id, &exit);
+        if let Some(driven) = driven {
+            self.delete(&driven);
+        }
         if let Some((client, refusal)) = asked {
             self.refuse_start(client, refusal);
         }
@@ -208,6 +234,7 @@ impl Monitor {
         for exec in self.execs.values() {
             exec.kill();
         }
+        self.runs.end();
         if let Some(pids) = &self.pids {
             pids.kill();
         }

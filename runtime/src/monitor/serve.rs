@@ -126,6 +126,14 @@ impl Monitor {
                 Ok(())
             }
             Request::Resize { container, size } => self.resize(key, &container, size),
+            Request::Drive { container, log, cgroup } => {
+                let request = start::Request::new(container, log, cgroup, with);
+                self.drive(request.ok_or(Failure::Malformed)?, key)
+            }
+            Request::UpdateDriven { container } => {
+                let [resources] = <[OwnedFd; 1]>::try_from(with).map_err(|_| Failure::Malformed)?;
+                self.update_driven(&container, &resources, key)
+            }
         }
     }
 
@@ -138,6 +146,9 @@ impl Monitor {
     }
 
     fn signal(&mut self, key: Key, id: &ContainerId, signal: i32) -> Result<(), Failure> {
+        if let Some(driven) = self.driven(id) {
+            return self.signal_driven(&driven, id, signal, key);
+        }
         let process = self.named(id)?.process().ok_or(Failure::NotRunning)?;
         match sys::rights::signal(&process.pidfd, signal) {
             // It has ended, and its record is about to be written.
@@ -179,12 +190,18 @@ impl Monitor {
     }
 
     fn forget(&mut self, key: Key, id: &ContainerId) -> Result<(), Failure> {
+        if self.named(id).is_err() && self.runs.tell_when_deleted(id, key) {
+            // Forgotten already, but not by its program.
+            return Ok(());
+        }
         match self.named(id)?.state {
             State::Alive { .. } => return Err(Failure::Running),
             State::Exited(_) => {}
         }
         self.containers.retain(|_, container| container.id != *id);
-        self.answer(key, &Response::Done);
+        if !self.runs.tell_when_deleted(id, key) {
+            self.answer(key, &Response::Done);
+        }
         Ok(())
     }
 

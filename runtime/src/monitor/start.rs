@@ -22,11 +22,11 @@ use sys::clone::Spawn;
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) id: ContainerId,
-    plan: OwnedFd,
-    record: OwnedFd,
-    log: Option<OwnedFd>,
-    cgroup: Option<(Vec<String>, Vec<OwnedFd>)>,
-    descriptors: Vec<OwnedFd>,
+    pub(crate) plan: OwnedFd,
+    pub(crate) record: OwnedFd,
+    pub(crate) log: Option<OwnedFd>,
+    pub(crate) cgroup: Option<(Vec<String>, Vec<OwnedFd>)>,
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 /// A process that was started, and our ends of what it was given.
@@ -81,7 +81,7 @@ impl Monitor {
                 let init = Init { channel, client, helper: None, executing: false, refusal: None };
                 let state = State::Alive { process, init: Some(init) };
                 let streams = Streams::new(&plan.process, ends, log);
-                let container = Container { id, state, since, streams, record };
+                let container = Container { id, state, since, streams, record, driving: None };
                 self.containers.insert(key, container);
                 Ok(())
             }
@@ -89,7 +89,7 @@ impl Monitor {
                 let exit = container::start_failed(&refusal);
                 let state = State::Exited(exit.clone());
                 let streams = Streams::none(log);
-                let mut container = Container { id, state, since, streams, record };
+                let mut container = Container { id, state, since, streams, record, driving: None };
                 let exit = container.record(exit);
                 self.tell_watchers(&container.id.clone(), &exit);
                 self.containers.insert(key, container);
@@ -164,7 +164,7 @@ impl Monitor {
     }
 
     /// The first process of a running container, whose PID namespace another one asks for.
-    fn first_of(&self, container: &str) -> Result<&First, Refusal> {
+    pub(crate) fn first_of(&self, container: &str) -> Result<&First, Refusal> {
         let running = self.containers.values().find_map(|it| match &it.state {
             State::Alive { process, init: None } if it.id.as_str() == container => Some(process),
             State::Alive { .. } | State::Exited(_) => None,
@@ -268,7 +268,7 @@ pub(crate) fn place(held: &Held, pid: Pid) -> std::io::Result<()> {
     if held.clone_into().is_some() { Ok(()) } else { held.enter(pid.as_raw_pid()) }
 }
 
-fn hold(labels: Vec<String>, fds: Vec<OwnedFd>) -> std::io::Result<Cgroup> {
+pub(crate) fn hold(labels: Vec<String>, fds: Vec<OwnedFd>) -> std::io::Result<Cgroup> {
     let directories = fds.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
     let held = Held::from_descriptors(Descriptors::from_parts(labels, fds)?)?;
     // The count is read before the start, so that no kill is missed and none of an earlier life is counted.
@@ -280,14 +280,15 @@ fn hold(labels: Vec<String>, fds: Vec<OwnedFd>) -> std::io::Result<Cgroup> {
 }
 
 /// The pipes of a container, each as our end and theirs; none where a terminal or the null device stands in.
-struct Pipes {
-    stdin: Option<(OwnedFd, OwnedFd)>,
-    stdout: Option<(OwnedFd, OwnedFd)>,
-    stderr: Option<(OwnedFd, OwnedFd)>,
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    pub(crate) stdin: Option<(OwnedFd, OwnedFd)>,
+    pub(crate) stdout: Option<(OwnedFd, OwnedFd)>,
+    pub(crate) stderr: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Pipes {
-    fn new(plan: &LaunchPlan) -> Result<Self, Errno> {
+    pub(crate) fn new(plan: &LaunchPlan) -> Result<Self, Errno> {
         if plan.process.terminal.is_some() {
             return Ok(Self { stdin: None, stdout: None, stderr: None });
         }
@@ -295,7 +296,7 @@ impl Pipes {
         Ok(Self { stdin, stdout: Some(outward()?), stderr: Some(outward()?) })
     }
 
-    fn theirs<'a>(&'a self, null: &'a OwnedFd) -> Stdio<'a> {
+    pub(crate) fn theirs<'a>(&'a self, null: &'a OwnedFd) -> Stdio<'a> {
         let theirs = |pipe: &'a Option<(OwnedFd, OwnedFd)>| {
             pipe.as_ref().map_or(null, |(_, theirs)| theirs).as_fd()
         };
@@ -315,7 +316,7 @@ fn inward() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 /// A pipe whose read end, ours, does not block.
-fn outward() -> Result<(OwnedFd, OwnedFd), Errno> {
+pub(crate) fn outward() -> Result<(OwnedFd, OwnedFd), Errno> {
     let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
     Ok((ours, theirs))

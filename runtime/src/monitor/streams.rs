@@ -112,6 +112,11 @@ impl Streams {
         self.output = Some(Output { pipe: terminal, stream: Stream::new("stdout") });
     }
 
+    /// What its output and its errors are read from.
+    pub(crate) fn pipes(&self) -> (Option<&OwnedFd>, Option<&OwnedFd>) {
+        (self.output.as_ref().map(|it| &it.pipe), self.errors.as_ref().map(|it| &it.pipe))
+    }
+
     pub(crate) fn terminal(&self) -> Option<&OwnedFd> {
         self.output.as_ref().filter(|_| self.terminal).map(|output| &output.pipe)
     }

@@ -150,6 +150,22 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     mount::move_mount(mount, "", target, "", flags)
 }
 
+/// Makes the private mount `mount` share propagation with `peer`, a mount of the same file system that may be of another
+/// mount namespace (`MOVE_MOUNT_SET_GROUP` of `move_mount(2)`, Linux 5.15).
+///
+/// # Errors
+///
+/// Those of `move_mount(2)`; `EINVAL` where `peer` is not shared with anybody, or the kernel is older.
+pub fn join_peers(mount: impl AsFd, peer: impl AsFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
+        | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH
+        | MoveMountFlags::from_bits_retain(MOVE_MOUNT_SET_GROUP);
+    mount::move_mount(peer, "", mount, "", flags)
+}
+
+/// Of `<linux/mount.h>`, which rustix lacks.
+const MOVE_MOUNT_SET_GROUP: u32 = 0x100;
+
 /// Makes `root` the root of this mount namespace, and lets go of the old root and of all that is mounted below it.
 ///
 /// # Errors

@@ -13,8 +13,8 @@ use runtime::cgroup::Cgroup;
 use runtime::exit::{self, Exit};
 use runtime::id::{ContainerId, PodId};
 use runtime::monitor::{
-    Exec, ExecError, ExecRequest, ExecStreams, Launch, Monitor, MonitorBinary, Setup, StartError,
-    Started,
+    Exec, ExecError, ExecRequest, ExecStreams, Launch, Monitor, MonitorBinary, Program, Setup,
+    StartError, Started,
 };
 use rustix::mount::MountAttrFlags;
 use std::fs::File;
@@ -163,7 +163,7 @@ impl<'a> Container<'a> {
         let (stderr, their_stderr) = rustix::pipe::pipe().unwrap();
         let streams =
             ExecStreams::Pipes { stdin: None, stdout: their_stdout, stderr: their_stderr };
-        let request = ExecRequest { process, streams };
+        let request = ExecRequest { process: Program::Plan(process), streams };
         let exec = self.pod.monitor.exec(&self.id, request)?;
         Ok((exec, stdout, stderr))
     }

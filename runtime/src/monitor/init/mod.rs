@@ -37,6 +37,7 @@ mod user;
 
 pub(crate) use channel::{Channel, Word, go, hear, pair as channel, wait_for_word};
 pub(crate) use reaper::reaper;
+pub(crate) use session::{alone, keep_only};
 pub(crate) use user::maker;
 
 use crate::refuse::Explain;

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use sys::clone::{self, SingleThreaded};
 
 /// Closes all descriptors but `needed`: those of other containers, the socket, the monitor's connections.
-pub(super) fn keep_only(needed: Vec<BorrowedFd<'_>>, proof: &SingleThreaded) -> Step<()> {
+pub(crate) fn keep_only(needed: Vec<BorrowedFd<'_>>, proof: &SingleThreaded) -> Step<()> {
     clone::close_all_but(&needed, proof).step("close descriptors", "")
 }
 
@@ -26,7 +26,7 @@ pub(super) fn begin_with(world: &World, process: &Process, oom_score_adj: i32) -
 }
 
 /// Signals, session, keys and file modes owe nothing to the monitor's.
-pub(super) fn alone() -> Step<()> {
+pub(crate) fn alone() -> Step<()> {
     sys::signals::reset().step("reset signals", "")?;
     rustix::process::setsid().step("start a session", "")?;
     sys::rights::own_session_keyring().step("leave the session keyring", "")?;
