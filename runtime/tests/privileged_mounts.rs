@@ -10,6 +10,7 @@ use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use stage::cgroup::Stage;
 use stage::{Container, Pod};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 const EVERYTHING: Capabilities =
@@ -89,7 +90,7 @@ fn privileged_mounts_travel_as_the_plan_says() {
         container.start(&plan).unwrap();
 
         let from_host = host.below(&format!("{name}-in"));
-        std::fs::write(from_host.join("file"), "").unwrap();
+        std::fs::File::create_new(from_host.join("file")).unwrap();
         assert_eq!(works(&container, &format!("cat /mnt/{name}-in/file")), arrives, "{name}: in");
 
         let out = host.top.join(format!("{name}-out"));
@@ -159,7 +160,7 @@ fn privileged_cgroups_are_seen_from_the_containers_own_down() {
 fn privileged_of_proc_only_what_nobody_sets_anything_by_can_be_covered() {
     let pod = Pod::new();
     let file = pod.dir.path().join("fake");
-    std::fs::write(&file, "fake\n").unwrap();
+    std::fs::File::create_new(&file).unwrap().write_all(b"fake\n").unwrap();
     let run = |target: &str| {
         let mut container = pod.container();
         let tree = container.with(sys::mount::bind(CWD, &file, false).unwrap());
