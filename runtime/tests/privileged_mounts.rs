@@ -1,6 +1,6 @@
 //! Mounts of a plan: what is passed on, what is read-only below, the cgroup view, what may be covered.
 
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 mod stage;
 

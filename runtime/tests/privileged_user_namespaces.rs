@@ -1,6 +1,6 @@
 //! Containers in a user namespace of their pod.
 
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 mod stage;
 
