@@ -6,6 +6,7 @@ use crate::filters::Filters;
 use crate::handlers::Handlers;
 use crate::host::{self, Host, Paths};
 use crate::images::Images;
+use crate::metrics::{self, CountCalls, Instruments, Metrics};
 use crate::network;
 use crate::node::Node;
 use crate::recover::Leavings;
@@ -69,6 +70,10 @@ pub(crate) enum DaemonError {
     Facts(#[source] io::Error),
     #[error("listen on {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
+    #[error("metrics")]
+    Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    ListenMetrics(#[from] metrics::ListenError),
     #[error("wait for signals")]
     Signals(#[source] io::Error),
     #[error("serve")]
@@ -90,7 +95,21 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
     let _locks = [lock(&config.root)?, lock(&config.state)?];
     let socket = config.socket.clone();
     let gid = config.socket_gid;
-    let (node, leavings) = host::blocking(move || open(config, paths)).await?;
+    // What can be refused comes before what is made.
+    let scrapes = match config.metrics.address {
+        Some(address) => Some(metrics::listen(address).await?),
+        None => None,
+    };
+    let instruments = Instruments::new()?;
+    let counting = CountCalls(instruments.clone());
+    let (node, leavings) = {
+        let instruments = instruments.clone();
+        host::blocking(move || open(config, paths, instruments)).await?
+    };
+    if let Some(scrapes) = scrapes {
+        let metrics = Metrics::new(&instruments, Arc::downgrade(&node))?;
+        tokio::spawn(metrics::serve(scrapes, Arc::new(metrics)));
+    }
     let listener = listen(&socket, gid)?;
     tracing::info!(socket = %socket.display(), "serving");
     // What was left behind is known by now, so that nothing new is taken for it; removing it may take its time.
@@ -102,6 +121,7 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
     let service = Service::new(node);
     let limit = MOST_MESSAGE_BYTES;
     let serving = tonic::transport::Server::builder()
+        .layer(counting)
         .add_service(
             RuntimeServiceServer::new(service.clone())
                 .max_decoding_message_size(limit)
@@ -146,13 +166,17 @@ async fn until(mut told: watch::Receiver<bool>) {
 }
 
 /// Opens everything and takes over what an earlier daemon left.
-fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonError> {
+fn open(
+    config: Config,
+    paths: Paths,
+    instruments: Instruments,
+) -> Result<(Arc<Node>, Leavings), DaemonError> {
     let cgroups = Cgroups::detect()?;
     let cgroup_parent = parent(&config.cgroup)?;
     let claim = claim(&cgroups, &cgroup_parent)?;
     // What can be refused comes before what is made.
     let monitor = MonitorBinary::load(&config.monitor)?;
-    let records = Arc::new(Records::open(&paths.database())?);
+    let records = Arc::new(Records::open(&paths.database(), instruments.clone())?);
     let network = network::open(&config.network, &paths)?;
     let store = Store::open(StoreConfig {
         root: config.root.clone(),
@@ -183,11 +207,12 @@ fn open(config: Config, paths: Paths) -> Result<(Arc<Node>, Leavings), DaemonErr
         filters: Filters::default(),
         handlers: Handlers::open(&config, user_namespaces),
         oom_score_adj: host::own_oom_score_adj().map_err(DaemonError::Facts)?,
+        instruments: instruments.clone(),
         open_files: host::raise_open_files().map_err(DaemonError::Facts)?,
         boot: host::boot_id().map_err(DaemonError::Facts)?,
         config,
     });
-    let images = Arc::new(Images::new(store, records));
+    let images = Arc::new(Images::new(store, records, instruments));
     let sandboxes = Arc::new(Sandboxes::new(Arc::clone(&host)));
     let containers =
         Arc::new(Containers::new(Arc::clone(&host), Arc::clone(&sandboxes), Arc::clone(&images)));

@@ -5,6 +5,7 @@ use crate::chain::chain;
 use crate::config::Config;
 use crate::filters::Filters;
 use crate::handlers::Handlers;
+use crate::metrics::Instruments;
 use crate::store::Records;
 use cri_spec::{Architecture, CgroupFacts, HostDevice, HostFacts};
 use netns::Bridge;
@@ -38,6 +39,7 @@ pub(crate) struct Host {
     pub(crate) handlers: Handlers,
     /// The daemon's own, which without CAP_SYS_RESOURCE is the lowest that others can get.
     pub(crate) oom_score_adj: i32,
+    pub(crate) instruments: Instruments,
     /// Holds the cgroup parent for this daemon alone.
     pub(crate) _claim: OwnedFd,
     /// The limit of open files that containers get: what the daemon had before it raised its own.

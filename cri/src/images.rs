@@ -4,6 +4,7 @@
 
 use crate::chain::chain;
 use crate::host::blocking;
+use crate::metrics::Instruments;
 use crate::store::{Records, StoreError};
 use image::{
     Ambiguous, ArchiveFormat, Catalog, Credentials, Digest, Export, Image, ProgressSender,
@@ -12,6 +13,7 @@ use image::{
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// All images of the node.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub(crate) struct Images {
     catalog: Mutex<Catalog>,
     /// Held while records and catalogue change together.
     changing: Mutex<()>,
+    instruments: Instruments,
     /// Images that something is being made of, listed or not.
     held: Arc<Mutex<Vec<Arc<Image>>>>,
 }
@@ -106,12 +109,13 @@ fn names_it(canonical: &str, text: &str) -> bool {
 }
 
 impl Images {
-    pub(crate) fn new(store: Store, records: Arc<Records>) -> Self {
+    pub(crate) fn new(store: Store, records: Arc<Records>, instruments: Instruments) -> Self {
         Self {
             store,
             records,
             catalog: Mutex::default(),
             changing: Mutex::default(),
+            instruments,
             held: Arc::default(),
         }
     }
@@ -144,7 +148,11 @@ impl Images {
         request: PullRequest,
         progress: ProgressSender,
     ) -> Result<Digest, ImageError> {
-        let pulled = self.store.pull(request, progress).await?;
+        let begun = Instant::now();
+        let pulled = self.store.pull(request, progress).await;
+        let result = pulled.as_ref().map_or_else(|err| word(err.fault()), |_| "success");
+        self.instruments.pulled(result, begun.elapsed());
+        let pulled = pulled?;
         let this = Arc::clone(self);
         blocking(move || {
             let id = pulled.image.id.clone();
@@ -332,5 +340,20 @@ impl Images {
         let collected = self.store.collect(keep).map(drop);
         self.records.put_back_reserve();
         collected
+    }
+}
+
+/// A failure as a label.
+fn word(fault: PullFault) -> &'static str {
+    match fault {
+        PullFault::InvalidContent => "invalid_content",
+        PullFault::Refused => "refused",
+        PullFault::Limit => "limit",
+        PullFault::NotFound => "not_found",
+        PullFault::Unauthorized => "unauthorized",
+        PullFault::Unavailable => "unavailable",
+        PullFault::Disk => "disk",
+        PullFault::Signature => "signature",
+        PullFault::Internal => "internal",
     }
 }

@@ -16,6 +16,7 @@ mod flight;
 mod handlers;
 mod host;
 mod images;
+mod metrics;
 mod network;
 mod node;
 mod probe;

@@ -1,6 +1,7 @@
 //! The built `berthd`.
 
 use std::fs::{self, OpenOptions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -81,13 +82,16 @@ pub fn configure(stage: &Stage, insecure_registries: &[String]) {
         insecure_registries.iter().map(|name| format!("{name:?}")).collect();
     let text = format!(
         "[network]\nbridge = \"{BRIDGE}\"\nsubnet = \"10.77.0.0/16\"\ntable = \"berth-test\"\n\n\
-         [cgroup]\nparent = \"{cgroup}\"\n\n[image]\ninsecure_registries = [{}]\n\
+         [cgroup]\nparent = \"{cgroup}\"\n\n[metrics]\naddress = \"{METRICS}\"\n\n[image]\ninsecure_registries = [{}]\n\
          keep_unfinished_s = 0\nregistry_config = \"\"\n{}",
         registries.join(", "),
         handler::tables(),
     );
     write(&config_path(stage), &(handler::default_key() + &text));
 }
+
+/// Where every daemon is scraped: each has a loopback of its own.
+pub const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9711);
 
 /// The bridge of every test; each has a network of its own.
 pub const BRIDGE: &str = "berth-t0";

@@ -9,6 +9,7 @@ pub(crate) use network::Network;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) unpack: PathBuf,
     pub(crate) default_handler: String,
     pub(crate) log: Log,
+    pub(crate) metrics: Metrics,
     pub(crate) cgroup: Cgroup,
     pub(crate) network: Network,
     pub(crate) image: Image,
@@ -40,6 +42,21 @@ pub(crate) struct Config {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Log {
     pub(crate) level: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    #[serde(deserialize_with = "address")]
+    pub(crate) address: Option<SocketAddr>,
+}
+
+/// An address with a port; nothing where it is empty.
+fn address<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(value)?;
+    let wrong =
+        |err| serde::de::Error::custom(format!("{text:?} is no address with a port: {err}"));
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -117,6 +134,7 @@ impl Default for Config {
             unpack: PathBuf::new(),
             default_handler: crate::handlers::OWN.into(),
             log: Log::default(),
+            metrics: Metrics::default(),
             cgroup: Cgroup::default(),
             network: Network::default(),
             image: Image::default(),

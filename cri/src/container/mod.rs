@@ -282,6 +282,9 @@ impl Containers {
     pub(crate) fn advance(&self, container: &Container, event: Event) -> bool {
         container.state.send_if_modified(|state| match state.after(event) {
             Some(next) => {
+                if let (false, State::Exited(exited)) = (state.is_exited(), &next) {
+                    self.host.instruments.exited(exited.reason.as_str());
+                }
                 *state = next;
                 true
             }

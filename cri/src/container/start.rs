@@ -6,6 +6,7 @@ use super::{Container, ContainerError, Containers, Event, Exited, Reason, State,
 use crate::chain::chain;
 use crate::handlers::Runner;
 use crate::host::{blocking, now_ns, to_ns};
+use crate::metrics::Stage;
 use crate::sandbox::{Sandbox, log_directory};
 use oci_spec::runtime::Spec;
 use runtime::cgroup::{Cgroup, CgroupPath, Descriptors, Limits};
@@ -145,7 +146,7 @@ impl Containers {
             sandbox.monitor().ok_or_else(|| ContainerError::PodNotReady(sandbox.id.clone()))?;
         let Ready { plan, descriptors, cgroup, log, exit_record, driven, .. } = ready;
         let cgroup = Some(cgroup);
-        let started = match driven {
+        let start = || match driven {
             None => {
                 let plan = &plan;
                 monitor.start(id, Launch { plan, descriptors, cgroup, log, exit_record })
@@ -158,6 +159,7 @@ impl Containers {
                 )
             }
         };
+        let started = self.host.instruments.stage(Stage::Spawn, start);
         started.map_err(|err| match err {
             StartError::Refused { step, message } => ContainerError::Start {
                 container: id.clone(),

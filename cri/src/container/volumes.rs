@@ -2,6 +2,7 @@
 
 use super::{Container, ContainerError, Containers, rootfs};
 use crate::images::Images;
+use crate::metrics::Stage;
 use crate::sandbox::Sandbox;
 use cri_api::runtime::v1::{ContainerConfig, MountPropagation};
 use cri_spec::{Ids, Launch, Open};
@@ -65,11 +66,12 @@ impl Containers {
     ) -> Result<OwnedFd, ContainerError> {
         let lowers = lowers(&self.images, container.image())?;
         let dir = self.host.paths.container(&container.id);
-        match users.of(ids)? {
+        let user = users.of(ids)?;
+        let mount = || match user {
             None => rootfs::writable(&dir, &lowers),
             Some(user) => rootfs::writable_for(&dir, &lowers, user),
-        }
-        .map_err(|source| ContainerError::Root {
+        };
+        self.host.instruments.stage(Stage::Snapshot, mount).map_err(|source| ContainerError::Root {
             container: container.id.clone(),
             step: "mount",
             source,

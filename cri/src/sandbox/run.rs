@@ -7,12 +7,13 @@ use super::{
 };
 use crate::flight::Boarding;
 use crate::host::{Host, blocking, now_ns};
+use crate::metrics::Stage;
 use cri_api::runtime::v1::{PodSandboxConfig, RunPodSandboxRequest};
 use cri_spec::UserNamespace;
 use netns::{Checked, PodNetwork};
 use prost::Message;
 use runtime::id::PodId;
-use runtime::monitor::{Monitor, Setup};
+use runtime::monitor::{Monitor, MonitorError, Setup};
 use rustix::fs::{CWD, Mode, OFlags};
 use std::io;
 use std::path::Path;
@@ -176,7 +177,8 @@ impl Sandboxes {
             Some(user) => self.build_for(&id, &mut wish, user, &mut undo)?,
             None => {
                 let run = host.paths.pod_run(&id);
-                pin::create(&run, &wish.kinds, || inside(&wish))
+                host.instruments
+                    .stage(Stage::Namespaces, || pin::create(&run, &wish.kinds, || inside(&wish)))
                     .map_err(|source| SandboxError::Namespaces { pod: id.clone(), source })?;
                 undo.push("unpin namespaces", move || pin::remove(&run));
                 self.attach_and_supervise(&id, wish.network, &mut undo)?
@@ -234,14 +236,16 @@ impl Sandboxes {
             shm_bytes: host.config.container.shm_size_mib << 20,
             shm_owner: (user.uids.outside, user.gids.outside),
         };
-        let monitor = Monitor::spawn(&host.monitor, id, &run, &setup).map_err(failed)?;
+        let monitor = supervise(host, id, &setup).map_err(failed)?;
         let ends = monitor.clone();
         undo.push("end monitor", move || ends.shutdown());
         let kinds: Vec<_> = wish.kinds.iter().filter_map(|kind| of_plan(*kind)).collect();
         let made = monitor.namespaces(&[user.uids], &[user.gids], &kinds).map_err(failed)?;
         let kinds = std::iter::once(Kind::User).chain(wish.kinds.iter().copied());
         let namespaces: Vec<_> = kinds.zip(made).collect();
-        pin::adopt(&run, &namespaces, || inside(wish))
+        let adopt = || pin::adopt(&run, &namespaces, || inside(wish));
+        host.instruments
+            .stage(Stage::Namespaces, adopt)
             .map_err(|source| SandboxError::Namespaces { pod: id.clone(), source })?;
         let pins = run.clone();
         undo.push("unpin namespaces", move || pin::remove(&pins));
@@ -265,7 +269,7 @@ impl Sandboxes {
         let setup =
             Setup { shm_bytes: host.config.container.shm_size_mib << 20, shm_owner: (0, 0) };
         let (monitor, attached) = std::thread::scope(|scope| {
-            let monitor = scope.spawn(|| Monitor::spawn(&host.monitor, id, &run, &setup));
+            let monitor = scope.spawn(|| supervise(host, id, &setup));
             let attached = network.map(|plan| attach(host, id, &run, plan)).transpose();
             let monitor = monitor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (monitor, attached)
@@ -295,6 +299,11 @@ fn of_plan(kind: Kind) -> Option<plan::NamespaceKind> {
     }
 }
 
+fn supervise(host: &Host, id: &PodId, setup: &Setup) -> Result<Monitor, MonitorError> {
+    let run = host.paths.pod_run(id);
+    host.instruments.stage(Stage::Monitor, || Monitor::spawn(&host.monitor, id, &run, setup))
+}
+
 fn attach(
     host: &Host,
     id: &PodId,
@@ -304,8 +313,9 @@ fn attach(
     let netns = pin::open(run, Kind::Network)
         .and_then(|pinned| pinned.ok_or(io::ErrorKind::NotFound.into()))
         .map_err(|source| SandboxError::OpenNamespaces { pod: id.clone(), source })?;
-    host.network
-        .attach(std::os::fd::AsFd::as_fd(&netns), plan)
+    let attach = || host.network.attach(std::os::fd::AsFd::as_fd(&netns), plan);
+    host.instruments
+        .stage(Stage::Network, attach)
         .map_err(|source| SandboxError::Network { pod: id.clone(), source })
 }
 

@@ -9,6 +9,7 @@
 mod reserve;
 
 use crate::container::Record as Container;
+use crate::metrics::Instruments;
 use crate::sandbox::Record as Pod;
 use prost::Message;
 use reserve::Reserve;
@@ -61,11 +62,12 @@ pub(crate) enum BrokenBy {
 pub(crate) struct Records {
     connection: Mutex<ManuallyDrop<Connection>>,
     reserve: Reserve,
+    instruments: Instruments,
 }
 
 impl Records {
     /// Opens the database at `path`, which is made where it is missing.
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path, instruments: Instruments) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Open { path: path.to_owned(), source };
         let reserve = Reserve::beside(path);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -86,7 +88,7 @@ impl Records {
             connection.pragma_update(None, "user_version", SCHEMA).map_err(failed)?;
         }
         reserve.put_back();
-        Ok(Self { connection: Mutex::new(ManuallyDrop::new(connection)), reserve })
+        Ok(Self { connection: Mutex::new(ManuallyDrop::new(connection)), reserve, instruments })
     }
 
     /// Sets space aside again for records on a full disk: called when something has been freed.
@@ -234,7 +236,11 @@ impl Records {
     ) -> Result<(), StoreError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let write = || {
-            connection.prepare_cached(statement).and_then(|mut statement| statement.execute(values))
+            self.instruments.record(|| {
+                connection
+                    .prepare_cached(statement)
+                    .and_then(|mut statement| statement.execute(values))
+            })
         };
         let mut written = write();
         let may_use_reserve = purpose == Purpose::Freeing;
