@@ -6,7 +6,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cri_api::runtime::v1::{Capability, KeyValue, NamespaceMode};
+use cri_api::runtime::v1::{
+    Capability, ExecSyncRequest, ExecSyncResponse, KeyValue, NamespaceMode,
+};
 use suite::daemon::{binary, write};
 use suite::hostile::volume;
 use suite::image::{Compression, Tree, digest};
@@ -272,7 +274,40 @@ fn privileged_cve_2022_31030_2022_1708_the_output_of_execs_is_bounded() {
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
         let grown = resident(world.daemon_pid()).saturating_sub(before);
         assert!(grown < 96 << 10, "the daemon grew by {grown} KiB");
+        // Many at once share what there is; who comes too late is told so.
+        let (mut whole, mut refused) = (0, 0);
+        for answer in floods(world, &id, 16) {
+            match answer {
+                Ok(answer) => {
+                    whole += 1;
+                    assert!(answer.stdout.len() > 15 << 20, "{} bytes", answer.stdout.len());
+                }
+                Err(status) => {
+                    refused += 1;
+                    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+                }
+            }
+        }
+        println!("16 floods at once: {whole} whole, {refused} refused");
+        assert!(whole > 0);
+        world.exec(&id, &["true"]);
     });
+}
+
+fn floods(world: &World, id: &str, count: usize) -> Vec<Result<ExecSyncResponse, tonic::Status>> {
+    world.cri().block_on(async {
+        let mut running = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let mut service = world.cri().runtime_service();
+            let request = ExecSyncRequest {
+                container_id: id.to_owned(),
+                cmd: ["head", "-c", "20m", "/dev/zero"].map(str::to_owned).into(),
+                timeout: 120,
+            };
+            running.spawn(async move { Ok(service.exec_sync(request).await?.into_inner()) });
+        }
+        running.join_all().await
+    })
 }
 
 #[test]

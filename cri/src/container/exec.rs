@@ -3,6 +3,7 @@
 //! The pipes lead straight from the command to this daemon; the monitor only starts and watches it. Dropping the exec,
 //! which is also what a client's hanging up comes to, makes the monitor kill all of it.
 
+use super::budget::Share;
 use super::{Container, ContainerError, Containers};
 use crate::handlers::Runner;
 use crate::host::blocking;
@@ -42,6 +43,8 @@ pub(crate) struct ExecOutput {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
     pub(crate) code: i32,
+    /// Held until the answer is made.
+    share: Share,
 }
 
 /// An exec that has been started.
@@ -73,11 +76,16 @@ impl Containers {
         let work = async {
             // A session that comes too late is dropped, and with it the exec.
             let session = blocking(move || this.begin(&of, &exec.command)).await?;
-            session.finish(drain).await.map_err(|source| ContainerError::ExecIo {
+            let output = session.finish(drain, self.exec_memory.share()).await;
+            let output = output.map_err(|source| ContainerError::ExecIo {
                 container: container.id.clone(),
                 step: "read output",
                 source,
-            })
+            })?;
+            if output.share.was_refused() {
+                return Err(ContainerError::ExecMemory { container: container.id.clone() });
+            }
+            Ok(output)
         };
         match deadline {
             None => work.await,
@@ -152,14 +160,15 @@ impl Container {
 
 impl Session {
     /// Reads both outputs until the command has ended and they are at their end, or `drain` after it.
-    async fn finish(self, drain: Duration) -> io::Result<ExecOutput> {
+    async fn finish(self, drain: Duration, share: Share) -> io::Result<ExecOutput> {
         let Self { exec, stdout, stderr } = self;
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = {
             let outputs = async {
                 let room = AtomicUsize::new(MOST_TOGETHER - 2 * OF_ITS_OWN);
-                tokio::try_join!(read(stdout, &mut out, &room), read(stderr, &mut err, &room))
-                    .map(drop)
+                let (out, err) =
+                    (read(stdout, &mut out, &room, &share), read(stderr, &mut err, &room, &share));
+                tokio::try_join!(out, err).map(drop)
             };
             tokio::pin!(outputs);
             let ended = ended(&exec);
@@ -179,7 +188,7 @@ impl Session {
                 }
             }
         };
-        Ok(ExecOutput { stdout: out, stderr: err, code })
+        Ok(ExecOutput { stdout: out, stderr: err, code, share })
     }
 }
 
@@ -199,8 +208,13 @@ async fn ended(exec: &Exec) -> io::Result<i32> {
     }
 }
 
-/// Reads to the end, and keeps as much as there is `room` for; both outputs share it.
-async fn read(pipe: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) -> io::Result<()> {
+/// Reads to the end, and keeps as much as there is `room` for, which both outputs share, and a `share` of, as all do.
+async fn read(
+    pipe: OwnedFd,
+    into: &mut Vec<u8>,
+    room: &AtomicUsize,
+    share: &Share,
+) -> io::Result<()> {
     let mut pipe = Receiver::from_owned_fd(pipe)?;
     let (mut chunk, mut own) = (vec![0; 64 << 10], OF_ITS_OWN);
     loop {
@@ -213,6 +227,8 @@ async fn read(pipe: OwnedFd, into: &mut Vec<u8>, room: &AtomicUsize) -> io::Resu
         room.fetch_sub(shared, Ordering::Relaxed);
         let more = (count - shared).min(own);
         own -= more;
-        into.extend_from_slice(&chunk[..shared + more]);
+        if share.take(shared + more) {
+            into.extend_from_slice(&chunk[..shared + more]);
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! A created container holds nothing in the kernel. So between create and start there is nothing that could be lost.
 
 mod accounts;
+mod budget;
 mod create;
 mod driven;
 pub(crate) mod events;
@@ -117,6 +118,7 @@ pub(crate) struct Containers {
     images: Arc<Images>,
     pub(crate) table: Table<Container>,
     flights: Arc<Flights<Key, Result<ContainerId, Arc<ContainerError>>>>,
+    exec_memory: budget::Budget,
 }
 
 /// Why something could not be done with a container.
@@ -186,6 +188,10 @@ pub(crate) enum ContainerError {
     Exec { container: ContainerId, message: String },
     #[error("exec in container {container} did not end within {seconds} s and was killed")]
     ExecTimeout { container: ContainerId, seconds: i64 },
+    #[error(
+        "exec in container {container}: too many execs with large outputs run at once; try again"
+    )]
+    ExecMemory { container: ContainerId },
     #[error("exec in container {container}: {step}")]
     ExecIo { container: ContainerId, step: &'static str, source: io::Error },
     #[error("container {container} did not end after SIGKILL")]
@@ -255,7 +261,14 @@ impl Container {
 
 impl Containers {
     pub(crate) fn new(host: Arc<Host>, sandboxes: Arc<Sandboxes>, images: Arc<Images>) -> Self {
-        Self { host, sandboxes, images, table: Table::default(), flights: Arc::default() }
+        Self {
+            host,
+            sandboxes,
+            images,
+            table: Table::default(),
+            flights: Arc::default(),
+            exec_memory: budget::Budget::default(),
+        }
     }
 
     /// The container that a client means by a full or shortened id.
