@@ -119,15 +119,19 @@ fn empty() -> io::Result<OwnedFd> {
 type Writable<'a> = Option<(&'a OwnedFd, &'a OwnedFd)>;
 
 fn mount(lowers: &[OwnedFd], writable: Writable<'_>) -> io::Result<OwnedFd> {
+    match mount_by_option(lowers, writable) {
+        // A kernel before 6.5 has no option for each layer. Some refuse it when it is set, others when all is put together,
+        // as 6.1 does; what is wrong otherwise is wrong by page too.
+        Err(Errno::INVAL) => mount_by_page(lowers, writable),
+        result => Ok(result?),
+    }
+}
+
+fn mount_by_option(lowers: &[OwnedFd], writable: Writable<'_>) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let context = context.as_fd();
-    for (at, lower) in lowers.iter().enumerate() {
-        match fsconfig_set_string(context, "lowerdir+", by_descriptor(lower)) {
-            Ok(()) => {}
-            // A kernel before 6.5 has no option for each layer.
-            Err(Errno::INVAL) if at == 0 => return mount_by_page(lowers, writable),
-            Err(err) => return Err(err.into()),
-        }
+    for lower in lowers {
+        fsconfig_set_string(context, "lowerdir+", by_descriptor(lower))?;
     }
     let writable = writable.map(|(upper, work)| (by_descriptor(upper), by_descriptor(work)));
     for (key, value) in options(writable) {
@@ -137,7 +141,7 @@ fn mount(lowers: &[OwnedFd], writable: Writable<'_>) -> io::Result<OwnedFd> {
         }
     }
     fsconfig_create(context)?;
-    Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 fn mount_by_page(lowers: &[OwnedFd], writable: Writable<'_>) -> io::Result<OwnedFd> {
