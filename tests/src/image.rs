@@ -57,6 +57,21 @@ impl Tree {
         self.entry(path, EntryType::Directory, 0o755, Content::None)
     }
 
+    /// A directory with permissions, and a user who owns it together with the group of the same number.
+    #[must_use]
+    pub fn directory_with(mut self, path: &str, mode: u32, owner: u64) -> Self {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(mode);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_mtime(1_700_000_000);
+        header.set_size(0);
+        let added = self.archive.append_data(&mut header, path, io::empty());
+        added.unwrap_or_else(|error| panic!("add {path} to a layer: {error}"));
+        self
+    }
+
     #[must_use]
     pub fn file(self, path: &str, mode: u32, content: &[u8]) -> Self {
         self.entry(path, EntryType::Regular, mode, Content::Bytes(content))
@@ -264,6 +279,13 @@ impl ImageBuilder {
     #[must_use]
     pub fn layer(mut self, compression: Compression, tree: Tree) -> Self {
         self.layers.push((compression, tree.bytes()));
+        self
+    }
+
+    /// A layer that is an archive already.
+    #[must_use]
+    pub fn archive(mut self, compression: Compression, archive: Vec<u8>) -> Self {
+        self.layers.push((compression, archive));
         self
     }
 

@@ -198,7 +198,7 @@ fn privileged_berth_leads_a_pod_through_its_life_as_crictl_does() {
 fn privileged_crictl_leads_a_pod_through_its_life() {
     in_world(|world| {
         let Some(crictl) = crictl() else {
-            eprintln!("NOT RUN: crictl is not built (hack/crictl builds it)");
+            eprintln!("NOT RUN: crictl is not built (hack/cri-tools builds it)");
             return;
         };
         let endpoint = format!("unix://{}", world.socket().display());
@@ -214,7 +214,7 @@ fn privileged_crictl_leads_a_pod_through_its_life() {
     });
 }
 
-/// `BERTH_CRICTL`, else where hack/crictl puts it, else in PATH.
+/// `BERTH_CRICTL`, else where hack/cri-tools puts it, else in PATH.
 fn crictl() -> Option<PathBuf> {
     let named = std::env::var_os("BERTH_CRICTL").map(PathBuf::from);
     let own = std::env::current_exe().ok()?;
