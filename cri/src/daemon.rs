@@ -13,6 +13,7 @@ use crate::recover::Leavings;
 use crate::sandbox::{Sandboxes, slice_path};
 use crate::service::Service;
 use crate::store::{Records, StoreError};
+use crate::supervision::{self, Reload};
 use cri_api::berth::v1::berth_server::BerthServer;
 use cri_api::runtime::v1::image_service_server::ImageServiceServer;
 use cri_api::runtime::v1::runtime_service_server::RuntimeServiceServer;
@@ -81,7 +82,7 @@ pub(crate) enum DaemonError {
 }
 
 /// Runs the daemon until it is told to end. Pods run on.
-pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
+pub(crate) async fn run(config: Config, reload: Reload) -> Result<(), DaemonError> {
     // Before anything is made: what is ours is nobody else's to read.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let paths = Paths { root: config.root.clone(), state: config.state.clone() };
@@ -118,6 +119,8 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
     tokio::task::spawn_blocking(move || sweeping.sweep(&leavings));
 
     let told = ended()?;
+    supervision::reload_on_hangup(reload, &node).map_err(DaemonError::Signals)?;
+    supervision::ready(&node);
     let service = Service::new(node);
     let limit = MOST_MESSAGE_BYTES;
     let serving = tonic::transport::Server::builder()
@@ -134,6 +137,13 @@ pub(crate) async fn run(config: Config) -> Result<(), DaemonError> {
         )
         .add_service(BerthServer::new(service))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until(told.clone()));
+    tokio::spawn({
+        let told = told.clone();
+        async move {
+            until(told).await;
+            supervision::stopping();
+        }
+    });
     tokio::select! {
         served = serving => served?,
         // A client that waits for a container must not keep a daemon that was told to end.

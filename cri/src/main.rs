@@ -24,6 +24,7 @@ mod recover;
 mod sandbox;
 mod service;
 mod store;
+mod supervision;
 mod table;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,7 @@ use config::{Config, ConfigError};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use supervision::Reload;
 
 /// A Kubernetes node runtime: serves the CRI on a unix socket.
 #[derive(Debug, Parser)]
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: Arguments) -> ExitCode {
+    let path = arguments.config.clone();
     let config = match configuration(arguments) {
         Ok(config) => config,
         Err(err) => return fail(&chain::chain(&err)),
@@ -87,16 +90,18 @@ fn serve(arguments: Arguments) -> ExitCode {
         Ok(level) => level,
         Err(err) => return fail(&chain::chain(&err)),
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(level)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .init();
+        .with_filter_reloading();
+    let reload = Reload::new(path, log.reload_handle());
+    log.init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(err) => return fail(&format!("start threads: {err}")),
     };
-    let ended = runtime.block_on(daemon::run(config));
+    let ended = runtime.block_on(daemon::run(config, reload));
     // What hangs in the kernel must not keep us: a death at any moment is provided for.
     runtime.shutdown_timeout(daemon::GRACE);
     match ended {

@@ -232,6 +232,19 @@ impl Config {
         }
     }
 
+    /// The sections in which `other` says something else, those left out that a running daemon takes over.
+    pub(crate) fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
+        let sections = [
+            ("metrics", self.metrics == other.metrics),
+            ("cgroup", self.cgroup == other.cgroup),
+            ("network", self.network == other.network),
+            ("image", self.image == other.image),
+            ("container", self.container == other.container),
+            ("handlers", self.handlers == other.handlers),
+        ];
+        sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+
     /// Refuses what no later step could make sense of, and fills in the programs beside our own.
     pub(crate) fn checked(mut self) -> Result<Self, ConfigError> {
         for (key, value) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)]
