@@ -15,12 +15,18 @@ pub(crate) struct Host {
 impl Host {
     /// The machine this was built for.
     pub(crate) fn this() -> Self {
-        Self::of(std::env::consts::ARCH, cfg!(target_endian = "little"))
+        let mut host = Self::of(std::env::consts::ARCH, cfg!(target_endian = "little"));
+        host.variant = match host.architecture {
+            "amd64" => x86_level(),
+            // A 32-bit build for version 6 runs on later machines too, and cannot tell.
+            "arm" if !cfg!(target_feature = "v7") => 6,
+            _ => host.variant,
+        };
+        host
     }
 
     fn of(rust_arch: &'static str, little_endian: bool) -> Self {
         let (architecture, variant) = match rust_arch {
-            // Levels above v1 need instructions that an old machine lacks; indexes with them have v1 too.
             "x86_64" => ("amd64", 1),
             "x86" => ("386", 0),
             "aarch64" => ("arm64", 8),
@@ -58,11 +64,34 @@ impl Host {
         }
         let variant = match platform.variant.as_deref().unwrap_or("") {
             // What an entry without a variant needs: the least on x86, version 8 on 64-bit ARM, 7 on 32-bit.
+            "" if self.architecture == "amd64" => 1,
             "" => self.variant,
             text => text.trim_start_matches('v').parse().ok()?,
         };
         (variant <= self.variant).then_some(variant)
     }
+}
+
+/// The level of this processor: x86-64 psABI, "Micro-Architecture Levels".
+#[cfg(target_arch = "x86_64")]
+fn x86_level() -> u32 {
+    macro_rules! all {
+        ($($feature:tt)+) => { $(std::arch::is_x86_feature_detected!($feature))&&+ };
+    }
+    if !all!("cmpxchg16b" "popcnt" "sse3" "ssse3" "sse4.1" "sse4.2") {
+        1
+    } else if !all!("avx" "avx2" "bmi1" "bmi2" "f16c" "fma" "lzcnt" "movbe" "xsave") {
+        2
+    } else if !all!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") {
+        3
+    } else {
+        4
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn x86_level() -> u32 {
+    1
 }
 
 /// Names that some builders use for the same thing.
@@ -148,6 +177,18 @@ mod tests {
             let want = want.map(|index| &entries[index]);
             assert!(got.map(std::ptr::from_ref) == want.map(std::ptr::from_ref), "{name}");
         }
+    }
+
+    #[test]
+    fn levels_of_x86_are_chosen_by_what_the_processor_has() {
+        let entries =
+            ["linux/amd64", "linux/amd64/v2", "linux/amd64/v4", "linux/amd64/v3"].map(entry);
+        for (level, want) in [(1, 0), (2, 1), (3, 3), (4, 2)] {
+            let host = Host { variant: level, ..Host::of("x86_64", true) };
+            let got = host.choose(&entries).map(std::ptr::from_ref);
+            assert_eq!(got, Some(std::ptr::from_ref(&entries[want])), "level {level}");
+        }
+        assert!((1..=4).contains(&x86_level()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::address::{self, show};
 use super::auth::Caller;
 use super::client::{Client, Patience};
-use super::error::RegistryError;
+use super::error::{Fault, RegistryError};
 use super::hosts::{Ability, Host};
 use crate::digest::{Digest, Hasher};
 use crate::document::{excerpt, media};
@@ -15,6 +15,7 @@ use reqwest::header::{
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 const MAX_REDIRECTS: usize = 5;
@@ -31,6 +32,8 @@ pub(crate) struct Repository {
     pub(super) path: Arc<str>,
     /// Mirrors first, the registry itself last.
     hosts: Arc<[Host]>,
+    /// Mirrors that did not answer, or let nobody in: what is asked for next, they are not asked for.
+    shunned: Arc<[AtomicBool]>,
     credentials: Option<Arc<Credentials>>,
 }
 
@@ -48,6 +51,8 @@ pub(crate) struct Fetched {
 pub(super) struct Site<'a> {
     pub(super) repository: &'a Repository,
     pub(super) host: &'a Host,
+    /// Its place among the hosts.
+    place: usize,
     /// Tries of one request: where there is somebody else to ask, one.
     tries: u32,
 }
@@ -73,11 +78,13 @@ impl Repository {
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Result<Self, RegistryError> {
+        let hosts = client.hosts(reference.registry()).await?;
         Ok(Self {
             client: Arc::clone(client),
+            shunned: hosts.iter().map(|_| AtomicBool::new(false)).collect(),
             registry: reference.registry().into(),
             path: reference.repository().into(),
-            hosts: client.hosts(reference.registry()).await?.into(),
+            hosts: hosts.into(),
             credentials: credentials.map(Arc::new),
         })
     }
@@ -138,14 +145,24 @@ impl Repository {
     }
 
     fn sites(&self, ability: Ability, turn: usize) -> Vec<Site<'_>> {
-        let able = self.hosts.iter().filter(|host| host.abilities.has(ability));
-        let mut able: Vec<&Host> = able.collect();
+        let all = self.hosts.iter().enumerate();
+        let all: Vec<(usize, &Host)> =
+            all.filter(|(_, host)| host.abilities.has(ability)).collect();
+        let is_shunned = |place: usize| {
+            self.shunned.get(place).is_some_and(|shunned| shunned.load(Ordering::Relaxed))
+        };
+        let mut able = all.clone();
+        able.retain(|(place, _)| !is_shunned(*place));
+        if able.is_empty() {
+            able = all;
+        }
         let first = turn.checked_rem(able.len()).unwrap_or(0);
         able.rotate_left(first);
         let (last, patience) = (able.len(), &self.client.patience);
-        let site = |(index, host)| Site {
+        let site = |(index, (place, host))| Site {
             repository: self,
             host,
+            place,
             tries: if index + 1 == last { patience.tries } else { 1 },
         };
         able.into_iter().enumerate().map(site).collect()
@@ -156,7 +173,7 @@ impl Repository {
         let able = || self.hosts.iter().filter(|host| host.abilities.has(Ability::Push));
         let host = able().find(|host| !host.is_mirror).or_else(|| able().next());
         let host = host.ok_or_else(|| self.nobody(Ability::Push))?;
-        Ok(Site { repository: self, host, tries: self.client.patience.tries })
+        Ok(Site { repository: self, host, place: 0, tries: self.client.patience.tries })
     }
 
     /// For who sends bytes that nobody takes.
@@ -197,6 +214,13 @@ impl<'a> Site<'a> {
 
     fn passed_over(&self, err: RegistryError) -> RegistryError {
         let cause = &err as &dyn std::error::Error;
+        let is_no_use = matches!(err.fault(), Fault::Denied | Fault::Unavailable);
+        if is_no_use
+            && self.host.is_mirror
+            && let Some(shunned) = self.repository.shunned.get(self.place)
+        {
+            shunned.store(true, Ordering::Relaxed);
+        }
         tracing::debug!(host = %self.host.api, err = cause, "host did not give it");
         err
     }

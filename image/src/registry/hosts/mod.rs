@@ -172,7 +172,8 @@ impl Reader<'_> {
             .checked()
             .map_err(|source| HostsError::Certificate { path: self.path.to_owned(), source })?;
         Ok(Host {
-            is_mirror: !address::same_origin(&api, self.own),
+            // The registry may be configured to be spoken to in another way than one would guess.
+            is_mirror: !(address::same_host(&api, self.own) && api.port() == self.own.port()),
             api,
             abilities: self.abilities(entry)?,
             headers: entry.headers(self.path)?,

@@ -3,6 +3,7 @@
 mod debian;
 mod fake;
 mod hostile;
+mod hosts;
 mod pulls;
 mod resume;
 mod scripted;
@@ -54,6 +55,15 @@ impl Bed {
         trust: Trust,
         keep_unfinished: Duration,
     ) -> Self {
+        Self::with(root, layers, (Registries::default(), trust), keep_unfinished)
+    }
+
+    fn with(
+        root: tempfile::TempDir,
+        layers: Arc<FakeLayers>,
+        (registries, trust): (Registries, Trust),
+        keep_unfinished: Duration,
+    ) -> Self {
         let config = StoreConfig {
             root: root.path().to_owned(),
             unpack: PathBuf::new(),
@@ -73,7 +83,7 @@ impl Bed {
             tries: 3,
             resumes: 5,
         };
-        let client = Client::new(Registries::default(), patience, trust);
+        let client = Client::new(registries, patience, trust);
         let store = Store::with(config, Arc::clone(&layers) as Arc<dyn Layers>, client).unwrap();
         Self { store, layers, root }
     }

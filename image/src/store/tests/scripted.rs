@@ -129,7 +129,8 @@ impl Shelf {
 
     /// What an honest registry answers, ranges included.
     pub(super) fn answer(&self, asked: &Asked) -> Reply {
-        let name = asked.path.rsplit('/').next().unwrap_or_default();
+        let path = asked.path.split('?').next().unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
         if asked.path.contains("/manifests/") {
             return match self.manifests.get(name) {
                 Some((media_type, bytes)) => Reply::ok(bytes).header("Content-Type", media_type),
@@ -194,6 +195,11 @@ impl Registry {
     /// Everything that was asked so far, in order.
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// As if nothing had been asked.
+    pub(super) fn forget(&self) {
+        self.asked.lock().unwrap().clear();
     }
 
     /// How often something with `part` in its path was asked for.
