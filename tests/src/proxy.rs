@@ -206,11 +206,10 @@ impl Shared {
         let mut buffer = vec![0; 32 << 10];
         let mut sent = 0;
         loop {
-            let most = match fault {
-                Some(Fault::Cut(at) | Fault::Stall(at)) => {
-                    buffer.len().min(usize::try_from(at - sent).unwrap_or(usize::MAX))
-                }
-                _ => buffer.len(),
+            let most = if let Some(Fault::Cut(at) | Fault::Stall(at)) = fault {
+                buffer.len().min(usize::try_from(at - sent).unwrap_or(usize::MAX))
+            } else {
+                buffer.len()
             };
             if most == 0 {
                 if matches!(fault, Some(Fault::Stall(_))) {

@@ -1,6 +1,7 @@
 //! Debian's docker-registry, on loopback of the test's own network.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -137,6 +138,20 @@ impl Registry {
         let answer = http::send(self.address, method, target, kind, body);
         answer.unwrap_or_else(|error| panic!("{method} {target}: {error}"))
     }
+}
+
+/// A certificate for 127.0.0.1 that vouches for itself, and its key.
+pub fn certificate(directory: &Path) -> (String, String) {
+    let path = |name: &str| directory.join(name).to_str().expect("a path in UTF-8").to_owned();
+    let (certificate, key) = (path("cert.pem"), path("key.pem"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    command.args(["-nodes", "-days", "2", "-subj", "/CN=registry of a test"]);
+    command.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
+    command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    command.args(["-keyout", &key, "-out", &certificate]);
+    crate::process::succeed(&mut command);
+    (certificate, key)
 }
 
 /// A port that nobody listens on, in a network that nobody else is in.

@@ -1,7 +1,6 @@
 //! Registries as people run them: TLS with an authority of one's own, passwords, mirrors, signatures; and networks that fail.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use suite::image::{Compression, Flavour, Tree, one_large_file};
 use suite::patience::until;
 use suite::process::succeed;
 use suite::proxy::{Fault, Proxy};
+use suite::registry::certificate;
 use suite::scripted::Script;
 use suite::{ImageBuilder, Registry, World, in_bare_world};
 use tonic::{Code, Status};
@@ -59,20 +59,6 @@ fn hosts(world: &World, registry: &str, text: &str) {
 fn use_hosts(world: &mut World) {
     let directory = world.directory("certs.d");
     set(world, "registry_config", &format!("{:?}", directory.display().to_string()));
-}
-
-/// A certificate for 127.0.0.1 that vouches for itself, and its key.
-fn certificate(directory: &Path) -> (String, String) {
-    let path = |name: &str| directory.join(name).to_str().expect("a path in UTF-8").to_owned();
-    let (certificate, key) = (path("cert.pem"), path("key.pem"));
-    let mut command = Command::new("openssl");
-    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    command.args(["-nodes", "-days", "2", "-subj", "/CN=registry of a test"]);
-    command.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
-    command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-    command.args(["-keyout", &key, "-out", &certificate]);
-    succeed(&mut command);
-    (certificate, key)
 }
 
 #[test]
