@@ -14,6 +14,7 @@ use crate::sandbox::{Sandboxes, slice_path};
 use crate::service::Service;
 use crate::store::{Records, StoreError};
 use crate::supervision::{self, Reload};
+use crate::systemd::{Systemd, SystemdError};
 use cri_api::berth::v1::berth_server::BerthServer;
 use cri_api::runtime::v1::image_service_server::ImageServiceServer;
 use cri_api::runtime::v1::runtime_service_server::RuntimeServiceServer;
@@ -57,6 +58,8 @@ pub(crate) enum DaemonError {
     Cgroups(#[from] runtime::cgroup::CgroupError),
     #[error("configuration: cgroup.parent")]
     CgroupParent(#[from] runtime::cgroup::BadCgroupPath),
+    #[error("configuration: cgroup.driver \"systemd\"")]
+    Systemd(#[from] SystemdError),
     #[error("network")]
     Network(#[from] network::OpenError),
     #[error("monitor")]
@@ -183,6 +186,10 @@ fn open(
 ) -> Result<(Arc<Node>, Leavings), DaemonError> {
     let cgroups = Cgroups::detect()?;
     let cgroup_parent = parent(&config.cgroup)?;
+    let systemd = match config.cgroup.driver {
+        Driver::Cgroupfs => None,
+        Driver::Systemd => Some(Systemd::open(&config.monitor, config.cgroup.slice())?),
+    };
     let claim = claim(&cgroups, &cgroup_parent)?;
     // What can be refused comes before what is made.
     let monitor = MonitorBinary::load(&config.monitor)?;
@@ -210,6 +217,7 @@ fn open(
         cgroups,
         cgroup_parent,
         network,
+        systemd,
         monitor,
         _claim: claim,
         watch,
@@ -287,8 +295,7 @@ fn parent(config: &config::Cgroup) -> Result<CgroupPath, DaemonError> {
     let parent = match (config.parent.as_str(), config.driver) {
         ("", Driver::Cgroupfs) => "/berth".parse(),
         (path, Driver::Cgroupfs) => path.parse(),
-        ("", Driver::Systemd) => slice_path("berth.slice"),
-        (slice, Driver::Systemd) => slice_path(slice),
+        (_, Driver::Systemd) => slice_path(config.slice()),
     };
     Ok(parent?)
 }

@@ -7,6 +7,7 @@ use crate::filters::Filters;
 use crate::handlers::Handlers;
 use crate::metrics::Instruments;
 use crate::store::Records;
+use crate::systemd::Systemd;
 use cri_spec::{Architecture, CgroupFacts, HostDevice, HostFacts};
 use netns::Bridge;
 use runtime::cgroup::{CgroupPath, Cgroups, Version};
@@ -30,6 +31,8 @@ pub(crate) struct Host {
     /// Where pods go that name no cgroup parent of their own.
     pub(crate) cgroup_parent: CgroupPath,
     pub(crate) network: Arc<Bridge>,
+    /// Who makes the pods' cgroups, where that is not us.
+    pub(crate) systemd: Option<Systemd>,
     pub(crate) monitor: MonitorBinary,
     pub(crate) watch: Watch,
     pub(crate) facts: HostFacts,

@@ -23,8 +23,10 @@ mod probe;
 mod recover;
 mod sandbox;
 mod service;
+mod stats;
 mod store;
 mod supervision;
+mod systemd;
 mod table;
 
 use clap::{Parser, Subcommand};

@@ -12,7 +12,7 @@ use crate::chain::chain;
 use crate::container::{Container, Event};
 use crate::host::{blocking, to_ns};
 use crate::node::Node;
-use crate::sandbox::{Record, Sandbox, room};
+use crate::sandbox::{Record, Sandbox, owner_of_cgroup, room};
 use crate::store::StoreError;
 use netns::PodNetwork;
 use runtime::id::PodId;
@@ -249,8 +249,11 @@ impl Node {
             cgroups: cgroups
                 .into_iter()
                 // Pods that name our own parent as theirs have their containers' cgroups there, beside those of pods.
-                .filter(|name| !owners.contains(name) && !containers.contains(name))
-                .filter(|name| name.parse::<PodId>().is_ok())
+                .filter(|name| {
+                    owner_of_cgroup(name).is_some_and(|pod| {
+                        !owners.contains(pod.as_str()) && !containers.contains(pod.as_str())
+                    })
+                })
                 .collect(),
         }
     }
@@ -282,6 +285,9 @@ impl Node {
     /// Below our own parent only: kubelet sweeps its own.
     fn remove_pod_cgroup(&self, name: &str) -> Result<(), String> {
         let path = self.host.cgroup_parent.join(name).map_err(|err| chain(&err))?;
+        if let Some(systemd) = self.host.systemd.as_ref().filter(|_| name.ends_with(".service")) {
+            systemd.stop(name).map_err(|err| chain(&err))?;
+        }
         self.host.cgroups.remove(&path).map_err(|err| chain(&err))
     }
 

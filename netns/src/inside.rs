@@ -15,13 +15,18 @@ pub(crate) fn inside<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> T + Send,
 ) -> io::Result<T> {
+    on_a_thread(|| enter(netns).map(|()| work()))?
+}
+
+/// Runs `work` on a thread that may go into namespaces, because it dies with the work.
+pub(crate) fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     const STACK_BYTES: usize = 128 * 1024;
     thread::scope(|scope| {
         let visitor = thread::Builder::new()
             .name("netns-visitor".into())
             .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || enter(netns).map(|()| work()))?;
-        visitor.join().unwrap_or_else(|panic| resume_unwind(panic))
+            .spawn_scoped(scope, work)?;
+        Ok(visitor.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })
 }
 

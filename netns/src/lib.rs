@@ -32,6 +32,7 @@ mod network;
 mod route;
 mod setting;
 mod shaping;
+mod statistics;
 mod subnet;
 
 pub use bridge::{Bridge, loopback_up};
@@ -43,4 +44,5 @@ pub use netlink::{Error as NetlinkError, Refusal};
 pub use network::{
     About, Attached, Bandwidth, Checked, Dns, Kind, NetworkWish, PodNetwork, PortMapping, Protocol,
 };
+pub use statistics::{Direction, LinkStatistics, statistics};
 pub use subnet::{BadSubnet, Subnet, Subnets};

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crate::mac::Mac;
 use crate::netlink::{Error, Message, Request, Socket, find, flag, number, text};
 
-const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
@@ -321,6 +321,14 @@ pub(crate) fn is_farewell(event: &Message<'_>, name: &str) -> bool {
     event.kind == RTM_DELLINK
         && event.payload.first() == Some(&AF_UNSPEC)
         && find(attributes, IFLA_IFNAME).and_then(text).as_deref() == Some(name)
+}
+
+/// The length of `struct ifinfomsg`, which is ahead of a link's attributes.
+pub(crate) const LINK_HEADER: usize = 16;
+
+/// Asks for links with their counters.
+pub(crate) fn with_statistics() -> Request {
+    Request::new(RTM_GETLINK, 0, &link_header(0, 0, 0))
 }
 
 fn question() -> Request {

@@ -15,8 +15,18 @@ impl CgroupParent {
         Self { name: name.to_owned(), hierarchies: hierarchies() }
     }
 
+    /// A directory below the parent, seen in the same way.
+    pub(crate) fn child(&self, name: &str) -> Self {
+        Self { name: format!("{}/{name}", self.name), hierarchies: self.hierarchies.clone() }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the hierarchies are mounted.
+    pub fn hierarchies(&self) -> &[PathBuf] {
+        &self.hierarchies
     }
 
     /// As the configuration and `cgroup_parent` want it.

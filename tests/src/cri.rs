@@ -97,6 +97,11 @@ calls! {
     runtime_service: update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     runtime_service: update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
     runtime_service: container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    runtime_service: list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    runtime_service: pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    runtime_service: list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    runtime_service: list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    runtime_service: list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
     image_service: list_images(ListImagesRequest) -> ListImagesResponse;
     image_service: image_status(ImageStatusRequest) -> ImageStatusResponse;
     image_service: pull_image(PullImageRequest) -> PullImageResponse;

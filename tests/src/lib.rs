@@ -38,6 +38,7 @@ pub mod race;
 pub mod registry;
 pub mod scripted;
 pub mod stage;
+pub mod systemd;
 pub mod world;
 
 pub use canary::Canary;

@@ -77,6 +77,13 @@ pub(crate) enum Driver {
     Systemd,
 }
 
+impl Cgroup {
+    /// The slice of pods that name no cgroup parent, where systemd makes the cgroups.
+    pub(crate) fn slice(&self) -> &str {
+        if self.parent.is_empty() { "berth.slice" } else { &self.parent }
+    }
+}
+
 impl Driver {
     pub(crate) fn as_str(self) -> &'static str {
         match self {

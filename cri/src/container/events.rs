@@ -23,6 +23,7 @@ impl Containers {
 
     /// Lets the monitor forget an ended container and removes its cgroup. What fails, the removal does again.
     pub(super) fn clean_up(&self, container: &Container) {
+        container.gauge.close();
         if let Some(monitor) = self.monitor_of(container)
             && let Err(err) = monitor.forget(&container.id)
         {

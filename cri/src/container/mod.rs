@@ -31,6 +31,7 @@ use crate::handlers::UnknownHandler;
 use crate::host::Host;
 use crate::images::Images;
 use crate::sandbox::{LogPathError, SandboxError, Sandboxes};
+use crate::stats::Gauge;
 use crate::store::StoreError;
 use crate::table::{Ambiguous, Table};
 use cri_api::runtime::v1::ContainerConfig;
@@ -50,6 +51,7 @@ pub(crate) use driven::bundle_name;
 pub(crate) use exec::ExecSync;
 pub(crate) use identity::IdentityError;
 pub(crate) use remove::remove_tree;
+pub(crate) use rootfs::UPPER;
 pub(crate) use rootfs::volume as merged;
 use update::Allowance;
 
@@ -100,6 +102,8 @@ pub(crate) struct Container {
     removed: Mutex<bool>,
     /// Whether somebody has begun to start it: only one ever does.
     claimed: AtomicBool,
+    /// Its statistics, read before and held open.
+    pub(crate) gauge: Gauge,
 }
 
 /// What makes two requests for a container the same container.
@@ -213,6 +217,7 @@ impl Container {
             kill_at: watch::Sender::new(None),
             removed: Mutex::default(),
             claimed: AtomicBool::new(false),
+            gauge: Gauge::default(),
         }
     }
 

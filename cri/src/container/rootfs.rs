@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// The directories of a container's writable layer.
-const UPPER: &str = "upper";
+pub(crate) const UPPER: &str = "upper";
 const WORK: &str = "work";
 
 /// The merged view of `lowers` (topmost first) without a writable layer, to look into; nothing where there are none.

@@ -85,7 +85,7 @@ impl Container {
     }
 
     fn resources(&self) -> Option<ContainerResources> {
-        let linux = self.allowance().resources?;
+        let linux = self.resources_now()?;
         Some(ContainerResources { linux: Some(linux), windows: None })
     }
 

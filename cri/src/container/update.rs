@@ -40,6 +40,11 @@ impl Container {
         self.allowance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What is asked for it now.
+    pub(crate) fn resources_now(&self) -> Option<LinuxContainerResources> {
+        self.allowance().resources
+    }
+
     fn set_allowance(&self, allowance: Allowance) -> Allowance {
         let mut held = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut held, allowance)

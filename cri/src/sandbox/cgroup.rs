@@ -9,12 +9,17 @@ use runtime::id::PodId;
 use std::sync::Arc;
 use sys::Undo;
 
+/// Where the process goes that keeps a unit's cgroup; no container is called that.
+const HOLD: &str = "hold";
+
 /// The cgroup that the cgroups of a pod's containers go into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) path: CgroupPath,
     /// Whether it is ours to make, to limit and to remove, rather than kubelet's.
     pub(super) is_ours: bool,
+    /// The unit that systemd makes it for, and the slice that the unit goes into.
+    unit: Option<(String, String)>,
     limits: Limits,
 }
 
@@ -25,20 +30,27 @@ impl Place {
         id: &PodId,
         config: &PodSandboxConfig,
     ) -> Result<Self, SandboxError> {
+        let limits = limits_of(host, config)?;
         let linux = config.linux.as_ref();
         let parent = linux.map_or("", |linux| linux.cgroup_parent.as_str());
-        let is_ours = parent.is_empty();
-        let path = if is_ours {
-            host.cgroup_parent.join(id.as_str())
-        } else if parent.ends_with(".slice") && !parent.contains('/') {
-            slice_path(parent)
+        let place = if host.systemd.is_some() {
+            let slice = if parent.is_empty() { host.config.cgroup.slice() } else { parent };
+            let unit = unit_of(id);
+            slice_path(slice).and_then(|slice| slice.join(&unit)).map(|path| Self {
+                path,
+                is_ours: true,
+                unit: Some((unit, slice.to_owned())),
+                limits,
+            })
         } else {
-            parent.parse()
+            let path = match parent {
+                "" => host.cgroup_parent.join(id.as_str()),
+                slice if slice.ends_with(".slice") && !slice.contains('/') => slice_path(slice),
+                path => path.parse(),
+            };
+            path.map(|path| Self { path, is_ours: parent.is_empty(), unit: None, limits })
         };
-        let overhead = linux.and_then(|linux| linux.overhead.as_ref());
-        let resources = linux.and_then(|linux| linux.resources.as_ref());
-        let limits = pod_limits(host, overhead, resources)?;
-        Ok(Self { path: path.map_err(SandboxError::CgroupParent)?, is_ours, limits })
+        place.map_err(SandboxError::CgroupParent)
     }
 
     /// Makes the cgroup. Kubelet's own is there already and is not ours to change or to remove.
@@ -51,12 +63,45 @@ impl Place {
         if !self.is_ours {
             return Ok(());
         }
+        if let (Some(systemd), Some((unit, slice))) = (&host.systemd, &self.unit) {
+            let failed = |source| SandboxError::Systemd { pod: id.clone(), source };
+            let (stop, of) = (systemd.clone(), unit.clone());
+            // Also after a failure: a job that took too long may still be done.
+            undo.push("stop unit of pod", move || stop.stop(&of));
+            systemd.start(unit, slice, &format!("Berth pod {id}")).map_err(failed)?;
+            let failed = |source| SandboxError::Cgroup { pod: id.clone(), source };
+            host.cgroups.move_down(&self.path, HOLD).map_err(failed)?;
+        }
         let failed = |source| SandboxError::Cgroup { pod: id.clone(), source };
+        // On v1 systemd makes it in some of the hierarchies only.
         host.cgroups.create(&self.path, &self.limits).map_err(failed)?;
         let (host, path) = (Arc::clone(host), self.path.clone());
         undo.push("remove cgroup of pod", move || host.cgroups.remove(&path));
         Ok(())
     }
+
+    /// Its unit's name, for the record.
+    pub(super) fn unit(&self) -> Option<String> {
+        self.unit.as_ref().map(|(unit, _)| unit.clone())
+    }
+}
+
+/// What is put in force in a pod's cgroup. Where kubelet has one for the pod, that one has the limits.
+fn limits_of(host: &Host, config: &PodSandboxConfig) -> Result<Limits, SandboxError> {
+    let Some(linux) = &config.linux else { return Ok(Limits::default()) };
+    let limits = pod_limits(host, linux.overhead.as_ref(), linux.resources.as_ref())?;
+    Ok(if linux.cgroup_parent.is_empty() { limits } else { Limits::default() })
+}
+
+/// The name of a pod's unit.
+fn unit_of(id: &PodId) -> String {
+    format!("berth-{id}.service")
+}
+
+/// Whose cgroup or unit it is that has this name below our parent.
+pub(crate) fn owner(name: &str) -> Option<PodId> {
+    let id = name.strip_prefix("berth-").and_then(|rest| rest.strip_suffix(".service"));
+    id.unwrap_or(name).parse().ok()
 }
 
 /// Gives a pod's own cgroup back; one that is gone already is fine.
@@ -66,9 +111,18 @@ pub(super) fn remove(host: &Host, sandbox: &Sandbox) -> Result<(), SandboxError>
         return Ok(());
     }
     let path = detail.cgroup.parse().map_err(SandboxError::CgroupParent)?;
+    // First, so that its process ends as it was asked to; killed with the cgroup, it would have failed.
+    let stopped = match (&host.systemd, &detail.unit) {
+        (Some(systemd), Some(unit)) => systemd
+            .stop(unit)
+            .map_err(|source| SandboxError::Systemd { pod: sandbox.id.clone(), source }),
+        // The driver was changed since: systemd forgets a unit that nobody stops with the next boot.
+        (None, Some(_)) | (_, None) => Ok(()),
+    };
     host.cgroups
         .remove(&path)
-        .map_err(|source| SandboxError::Cgroup { pod: sandbox.id.clone(), source })
+        .map_err(|source| SandboxError::Cgroup { pod: sandbox.id.clone(), source })?;
+    stopped
 }
 
 /// The cgroup of a systemd slice: each dash is one level (`systemd.slice(5)`).
@@ -91,6 +145,17 @@ pub(crate) fn slice_path(slice: &str) -> Result<CgroupPath, BadCgroupPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_are_known_by_their_cgroups() {
+        let id = PodId::generate();
+        for name in [id.to_string(), unit_of(&id)] {
+            assert_eq!(owner(&name), Some(id.clone()), "{name}");
+        }
+        for name in ["berth-x.service", "kubepods.slice", &format!("{id}.service")] {
+            assert_eq!(owner(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn a_slice_becomes_a_path_of_slices() {

@@ -21,7 +21,9 @@ mod stop;
 use crate::flight::Flights;
 use crate::handlers::UnknownHandler;
 use crate::host::Host;
+use crate::stats::Gauge;
 use crate::store::StoreError;
+use crate::systemd::SystemdError;
 use crate::table::{Ambiguous, Table};
 use cri_api::runtime::v1::{NamespaceMode, PodSandboxConfig};
 use netns::{Attached, NetworkError};
@@ -33,7 +35,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use cgroup::slice_path;
+pub(crate) use cgroup::{owner as owner_of_cgroup, slice_path};
 pub(crate) use log_directory::LogPathError;
 use resources::Allowance;
 pub(crate) use run::Key;
@@ -84,6 +86,9 @@ pub(crate) struct Detail {
     /// The pod's monitor, to be found where its socket has gone: somebody may have emptied the run directory.
     #[serde(default)]
     pub(crate) monitor: Option<Mark>,
+    /// The unit of systemd that the cgroup belongs to.
+    #[serde(default)]
+    pub(crate) unit: Option<String>,
 }
 
 /// Pods that were recorded before there were others.
@@ -99,6 +104,8 @@ pub(crate) struct Sandbox {
     detail: Mutex<Detail>,
     monitor: Mutex<Option<Monitor>>,
     allowance: Mutex<Allowance>,
+    /// Its statistics, read before and held open.
+    pub(crate) gauge: Gauge,
     /// Held by whatever changes the pod or makes, starts or removes a container in it. Reads never take it.
     pub(crate) lock: Arc<tokio::sync::Mutex<()>>,
 }
@@ -148,6 +155,8 @@ pub(crate) enum SandboxError {
     Monitor { pod: PodId, source: MonitorError },
     #[error("cgroup of pod {pod}")]
     Cgroup { pod: PodId, source: runtime::cgroup::CgroupError },
+    #[error("cgroup of pod {pod}")]
+    Systemd { pod: PodId, source: SystemdError },
     #[error("record pod {pod}")]
     Record { pod: PodId, source: StoreError },
 }
@@ -173,6 +182,7 @@ impl Sandbox {
             config: record.config,
             detail: Mutex::new(record.detail),
             monitor: Mutex::new(monitor),
+            gauge: Gauge::default(),
             lock: Arc::default(),
         }
     }

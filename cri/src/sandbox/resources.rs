@@ -83,7 +83,7 @@ impl Sandboxes {
         let limits = pod_limits(&self.host, overhead.as_ref(), resources.as_ref())?;
         let detail = sandbox.detail();
         let mut undo = None;
-        if detail.owns_cgroup {
+        if sandbox.config.linux.as_ref().is_none_or(|linux| linux.cgroup_parent.is_empty()) {
             let failed = |source| SandboxError::Cgroup { pod: sandbox.id.clone(), source };
             let path = detail.cgroup.parse().map_err(SandboxError::CgroupParent)?;
             // There is none in a pod that was stopped.

@@ -203,6 +203,7 @@ impl Sandboxes {
                 owns_cgroup: wish.cgroup.is_ours,
                 // It is alive: it has just answered. Where it died since, there is nothing to find again.
                 monitor: monitor.mark().ok(),
+                unit: wish.cgroup.unit(),
             },
         };
         let failed = |source| SandboxError::Record { pod: id.clone(), source };

@@ -24,6 +24,7 @@ impl Sandboxes {
                 first = result;
             }
         };
+        sandbox.gauge.close();
         step(end_monitor(sandbox));
         step(self.detach(sandbox));
         step(

@@ -7,6 +7,7 @@ use crate::images::ImageError;
 use crate::network::PodCidrError;
 use crate::sandbox::{SandboxError, SetupError};
 use crate::store::StoreError;
+use crate::systemd::SystemdError;
 use cri_spec::SpecError;
 use image::PullFault;
 use netns::NetworkError;
@@ -96,6 +97,7 @@ fn sandbox(err: &SandboxError) -> Code {
         | SandboxError::Unpin { .. }
         | SandboxError::Monitor { .. } => Code::Internal,
         SandboxError::Cgroup { source, .. } => cgroup(source),
+        SandboxError::Systemd { source, .. } => systemd(source),
     }
 }
 
@@ -147,6 +149,13 @@ fn container(err: &ContainerError) -> Code {
         | ContainerError::StillRunning { .. } => Code::Internal,
         ContainerError::Record { source, .. } => record(source),
         ContainerError::Cgroup { source, .. } => cgroup(source),
+    }
+}
+
+fn systemd(err: &SystemdError) -> Code {
+    match err {
+        SystemdError::Connect(_) => Code::Unavailable,
+        SystemdError::Call { .. } | SystemdError::Job { .. } => Code::Internal,
     }
 }
 

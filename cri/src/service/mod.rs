@@ -5,6 +5,7 @@ mod code;
 mod image;
 mod node;
 mod runtime;
+mod stats;
 mod transfer;
 
 use crate::node::Node;

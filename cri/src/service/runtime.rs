@@ -1,6 +1,6 @@
 //! RuntimeService.
 
-use super::{Service, node, to_the_end};
+use super::{Service, node, stats, to_the_end};
 use crate::container::ExecSync;
 use crate::host::blocking;
 use crate::network;
@@ -8,6 +8,7 @@ use cri_api::runtime::v1::runtime_service_server::RuntimeService;
 use cri_api::runtime::v1::*;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -210,5 +211,77 @@ impl RuntimeService for Service {
             stderr: output.stderr,
             exit_code: output.code,
         }))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        self.stats_of_container(&request.into_inner().container_id).await
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let stats = self.stats_of_containers(request.into_inner().filter).await;
+        Ok(Response::new(ListContainerStatsResponse { stats }))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<StreamContainerStatsRequest>,
+    ) -> Answer<BoxStream<StreamContainerStatsResponse>> {
+        let stats = self.stats_of_containers(request.into_inner().filter).await;
+        stats::parts(stats, |container_stats| StreamContainerStatsResponse { container_stats })
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        self.stats_of_pod(&request.into_inner().pod_sandbox_id).await
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let stats = self.stats_of_pods(request.into_inner().filter).await;
+        Ok(Response::new(ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxStatsResponse>> {
+        let stats = self.stats_of_pods(request.into_inner().filter).await;
+        stats::parts(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        let descriptors = crate::stats::metrics::descriptors();
+        Ok(Response::new(ListMetricDescriptorsResponse { descriptors }))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        let pod_metrics = self.node.pod_metrics().await;
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics }))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxMetricsResponse>> {
+        let metrics = self.node.pod_metrics().await;
+        stats::parts(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        })
     }
 }

@@ -112,6 +112,28 @@ impl Cgroups {
         Ok(cgroup)
     }
 
+    /// Moves the processes of the cgroup `path` itself into its child `name`, so that it can have children with limits: v2
+    /// wants processes in leaves only. On v1 there is nothing to be done.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Directory`] with what the kernel said.
+    pub fn move_down(&self, path: &CgroupPath, name: &str) -> Result<(), CgroupError> {
+        for hierarchy in self.hierarchies.iter().filter(|hierarchy| hierarchy.label.is_v2()) {
+            let place = hierarchy.directory(path);
+            let cgroup = hierarchy.root.child(path.relative()).map_err(at("open", &place))?;
+            cgroup.make_child(name).map_err(at("create child of", &place))?;
+            let child = cgroup.child(name).map_err(at("open child of", &place))?;
+            for process in cgroup.processes().map_err(at("list", &place))? {
+                match child.write("cgroup.procs", &process.as_raw_pid().to_string()) {
+                    Err(err) if err.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+                    moved => moved.map_err(at("move processes of", &place))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The cgroup `path`, or none if it is missing in any hierarchy.
     ///
     /// # Errors
