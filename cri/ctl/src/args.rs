@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{containers, exec, images, logs, node, pods};
+use crate::commands::{containers, exec, images, logs, node, pods, stats};
 use crate::error::CliError;
 use crate::node::Node;
 use crate::output::Out;
@@ -84,6 +84,8 @@ enum Command {
     Stop(containers::Stop),
     /// Remove containers
     Rm(containers::Remove),
+    /// Change the limits of containers
+    Update(containers::Update),
     /// Run a command in a container
     Exec(exec::Exec),
     /// Show what a container wrote
@@ -93,6 +95,17 @@ enum Command {
     Version,
     /// Show the state and the configuration of the runtime
     Info(node::Info),
+    /// Show what containers use
+    Stats(stats::Stats),
+    /// Show what pods use
+    Statsp(stats::PodStats),
+    /// Show the metrics of pods and containers
+    Metricsp(stats::PodMetrics),
+    /// Describe the metrics that there are
+    Metricdescs(stats::MetricDescriptors),
+
+    /// Tell the runtime the addresses of this node's pods
+    UpdateRuntimeConfig(node::UpdateRuntimeConfig),
     /// Show what the runtime wants kubelet to use
     RuntimeConfig,
 }
@@ -150,6 +163,12 @@ impl Args {
 
             Command::Version => node::version(&node, out).await,
             Command::Info(info) => info.run(&node, out).await,
+            Command::Update(update) => update.run(&node, out).await,
+            Command::Stats(stats) => stats.run(&node, out).await,
+            Command::Statsp(stats) => stats.run(&node, out).await,
+            Command::Metricsp(metrics) => metrics.run(&node, out).await,
+            Command::Metricdescs(descriptors) => descriptors.run(&node, out).await,
+            Command::UpdateRuntimeConfig(update) => update.run(&node).await,
             Command::RuntimeConfig => node::runtime_config(&node, out).await,
         }
         .map(|()| 0)

@@ -242,6 +242,12 @@ calls! {
     runtime: remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse, |_| CHANGE;
     runtime: start_container(StartContainerRequest) -> StartContainerResponse, |_| CHANGE;
     runtime: remove_container(RemoveContainerRequest) -> RemoveContainerResponse, |_| CHANGE;
+    runtime: update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse, |_| CHANGE;
+    runtime: update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse, |_| CHANGE;
+    runtime: list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse, |node| node.timeout;
+    runtime: list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse, |node| node.timeout;
+    runtime: list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse, |node| node.timeout;
+    runtime: list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse, |node| node.timeout;
     runtime: reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse, |_| CHANGE;
     images: list_images(ListImagesRequest) -> ListImagesResponse, |node| node.timeout;
     images: image_status(ImageStatusRequest) -> ImageStatusResponse, |node| node.timeout;

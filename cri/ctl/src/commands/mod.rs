@@ -7,3 +7,4 @@ pub(crate) mod inspection;
 pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod pods;
+pub(crate) mod stats;

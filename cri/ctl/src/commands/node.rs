@@ -1,6 +1,9 @@
 //! The runtime itself: `version`, `info`, `runtime-config`.
 
-use cri_api::runtime::v1::{RuntimeConfigRequest, StatusRequest, VersionRequest};
+use cri_api::runtime::v1::{
+    NetworkConfig, RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateRuntimeConfigRequest,
+    VersionRequest,
+};
 use serde_json::{Map, Value};
 
 use crate::error::CliError;
@@ -16,6 +19,25 @@ pub(crate) struct Info {
     /// Leave out the runtime's own documents
     #[arg(short, long)]
     quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpdateRuntimeConfig {
+    /// The addresses of this node's pods
+    #[arg(short, long, value_name = "CIDR", default_value = "")]
+    pod_cidr: String,
+}
+
+impl UpdateRuntimeConfig {
+    pub(crate) async fn run(self, node: &Node) -> Result<(), CliError> {
+        let network_config = Some(NetworkConfig { pod_cidr: self.pod_cidr });
+        let request =
+            UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) };
+        node.update_runtime_config(request)
+            .await
+            .map(drop)
+            .map_err(CliError::call("update the runtime's configuration"))
+    }
 }
 
 pub(crate) async fn version(node: &Node, out: &mut Out) -> Result<(), CliError> {

@@ -5,12 +5,14 @@ mod inspect;
 mod lifecycle;
 mod list;
 mod remove;
+mod update;
 
 pub(crate) use create::{Create, PullFlags, request};
 pub(crate) use inspect::Inspect;
 pub(crate) use lifecycle::{Start, Stop};
 pub(crate) use list::{Filter, List};
 pub(crate) use remove::Remove;
+pub(crate) use update::Update;
 
 use cri_api::runtime::v1::{
     ContainerState, ContainerStateValue, ContainerStatus, ContainerStatusRequest,
