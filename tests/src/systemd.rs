@@ -1,6 +1,7 @@
 //! A systemd of a test's own: the real program, as process 1 of a PID namespace, on cgroups below the test's.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -8,6 +9,9 @@ use crate::cgroup::{self, CgroupParent, is_v2};
 use crate::patience::eventually;
 use crate::process::{Process, output};
 use crate::stage::Stage;
+
+/// The cgroup of what is left outside of its namespaces.
+const OUTSIDE: &str = "outside";
 
 const PROGRAM: &str = "/lib/systemd/systemd";
 
@@ -50,6 +54,15 @@ impl Systemd {
             children.split_whitespace().find(is_systemd).map(str::to_owned)
         });
         let init = init.unwrap_or_else(|| panic!("systemd does not start:\n{}", told()));
+        if is_v2() {
+            // Whoever waits for process 1 is in the root of its cgroups, which then could not have children with limits.
+            let outside = Path::new("/sys/fs/cgroup").join(stage.cgroups.name()).join(OUTSIDE);
+            fs::create_dir_all(&outside).expect("make a cgroup");
+            let moved = fs::OpenOptions::new().write(true).open(outside.join("cgroup.procs"));
+            moved
+                .and_then(|mut file| file.write_all(process.id().to_string().as_bytes()))
+                .expect("move a process");
+        }
         let this = Self { process, cgroups: stage.cgroups.clone(), init };
         let runs = || {
             let state = this.try_run(&["systemctl", "is-system-running"]);
@@ -101,11 +114,13 @@ impl Drop for Systemd {
     fn drop(&mut self) {
         // The end of process 1 is the end of all in its namespace.
         self.process.kill();
-        let mine = self.cgroups.child("systemd");
-        eventually(|| {
-            cgroup::remove_tree(&mine);
-            mine.below().is_empty().then_some(())
-        });
+        for name in ["systemd", OUTSIDE] {
+            let mine = self.cgroups.child(name);
+            eventually(|| {
+                cgroup::remove_tree(&mine);
+                mine.below().is_empty().then_some(())
+            });
+        }
     }
 }
 

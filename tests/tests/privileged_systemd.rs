@@ -145,7 +145,7 @@ fn privileged_systemd_delegates_a_unit_for_each_pod_and_gets_it_back() {
         drop(managed);
         drop(systemd);
         succeed(Command::new("ip").args(["link", "delete", "berth-t1"]));
-        succeed(Command::new("nft").args(["delete", "table", "ip", "berth-test1"]));
+        succeed(Command::new("nft").args(["delete", "table", "inet", "berth-test1"]));
     });
 }
 

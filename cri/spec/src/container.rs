@@ -1,5 +1,6 @@
 //! A request, an image and a machine to an OCI runtime spec.
 
+use crate::cdi;
 use crate::confinement::{self, is_privileged, security_context};
 use crate::devices::devices;
 use crate::error::SpecError;
@@ -75,6 +76,7 @@ pub fn container(input: &Input<'_>) -> Result<Spec, SpecError> {
         .set_hostname(input.namespaces.uts.as_ref().map(|_| hostname(input).to_owned()))
         .set_annotations(Some(annotations(input, &pids(input)?)))
         .set_linux(Some(linux));
+    cdi::apply(input, &mut spec)?;
     Ok(spec)
 }
 

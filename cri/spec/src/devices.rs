@@ -18,9 +18,6 @@ pub(crate) struct Devices {
 /// The devices of a container. `covered` are the targets of the request's mounts: below them nothing is made, because
 /// it would be made in the volume.
 pub(crate) fn devices(input: &Input<'_>, covered: &[String]) -> Result<Devices, SpecError> {
-    if !input.container.cdi_devices.is_empty() {
-        return Err(SpecError::unsupported("CDI_devices", "CDI devices are"));
-    }
     let privileged = is_privileged(input.container);
     let mut devices = Devices::default();
     if privileged {
@@ -156,6 +153,24 @@ fn requested(
         return Err(SpecError::invalid(field, &request.host_path, "is no device of this host"));
     }
     Ok(nodes)
+}
+
+/// A device that the request does not name itself, with the rule that lets it be used.
+pub(crate) fn injected(
+    device: &HostDevice,
+    access: &str,
+) -> Result<(LinuxDevice, LinuxDeviceCgroup), SpecError> {
+    const FIELD: &str = "CDI_devices";
+    let path = target::clean(FIELD, &device.path)?;
+    if !is_below_dev(&path) || OWN.iter().any(|own| target::is_at_or_below(&path, own)) {
+        return Err(SpecError::invalid(FIELD, path, "is no place for a device"));
+    }
+    if access.is_empty() || !access.chars().all(|c| "rwm".contains(c)) {
+        return Err(SpecError::invalid(FIELD, access, "must be made of r, w and m"));
+    }
+    let node = node(path, device);
+    let rule = rule(true, Some(node.typ()), Some(node.major()), Some(node.minor()), access);
+    Ok((node, rule))
 }
 
 fn is_below_dev(path: &str) -> bool {
@@ -319,13 +334,5 @@ mod tests {
         let devices = devices(&request.input(), &["/dev".into()]).expect("devices");
         assert!(devices.nodes.is_empty());
         assert_eq!(devices.rules.len(), default_rules().len() + 1);
-    }
-
-    #[test]
-    fn cdi_devices_are_refused() {
-        let mut request = Request::plain();
-        request.container.cdi_devices = vec![v1::CdiDevice { name: "vendor.com/gpu=0".into() }];
-        let error = devices(&request.input(), &[]).expect_err("CDI");
-        assert_eq!(error.to_string(), "CDI_devices: CDI devices are not supported");
     }
 }

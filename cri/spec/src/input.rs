@@ -1,5 +1,6 @@
 //! What a translation starts from. Everything that is not in these structs does not influence it.
 
+use crate::cdi::CdiEdits;
 use cri_api::runtime::v1;
 use plan::DeviceKind;
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub struct Input<'a> {
     /// The devices behind the host paths that the request's `devices` name: for each path the device itself, or for
     /// a directory the devices below it.
     pub devices: &'a [HostDevice],
+    /// What the devices named by `CDI_devices` and by annotations change.
+    pub cdi: &'a CdiEdits,
     /// The content of the file that [`localhost_profile`](crate::localhost_profile) names.
     pub localhost_seccomp: Option<&'a [u8]>,
     /// The machine.

@@ -17,6 +17,7 @@
 //! image says only ever configures the workload: it decides no path of the host and no right.
 
 mod capabilities;
+mod cdi;
 mod confinement;
 mod container;
 mod devices;
@@ -40,6 +41,7 @@ mod golden;
 #[cfg(test)]
 mod testing;
 
+pub use cdi::{CdiDevice, CdiEdits, CdiMount};
 pub use container::container;
 pub use driven::{Bundle, driven, driven_exec};
 pub use error::SpecError;

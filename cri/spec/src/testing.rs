@@ -19,6 +19,7 @@ pub(crate) struct Request {
     pub(crate) target: Option<String>,
     pub(crate) images: BTreeMap<String, String>,
     pub(crate) devices: Vec<HostDevice>,
+    pub(crate) cdi: crate::CdiEdits,
     pub(crate) localhost_seccomp: Option<Vec<u8>>,
     pub(crate) host: HostFacts,
 }
@@ -61,6 +62,7 @@ impl Request {
             target: None,
             images: BTreeMap::new(),
             devices: Vec::new(),
+            cdi: crate::CdiEdits::default(),
             localhost_seccomp: None,
             host: HostFacts {
                 capabilities: (1 << 41) - 1,
@@ -114,6 +116,7 @@ impl Request {
             images: &self.images,
             cgroup: "/kubepods/pod0d1f/c1",
             devices: &self.devices,
+            cdi: &self.cdi,
             localhost_seccomp: self.localhost_seccomp.as_deref(),
             host: &self.host,
         }

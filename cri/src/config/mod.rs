@@ -109,6 +109,7 @@ pub(crate) struct Image {
 pub(crate) struct Container {
     pub(crate) shm_size_mib: u64,
     pub(crate) exec_drain_ms: u64,
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
 }
 
 /// Another OCI runtime.
@@ -178,7 +179,11 @@ impl Default for Image {
 
 impl Default for Container {
     fn default() -> Self {
-        Self { shm_size_mib: 64, exec_drain_ms: 1000 }
+        Self {
+            shm_size_mib: 64,
+            exec_drain_ms: 1000,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+        }
     }
 }
 

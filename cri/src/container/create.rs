@@ -1,8 +1,8 @@
 //! CreateContainer.
 
 use super::{
-    Container, ContainerError, Containers, Detail, Key, Record, State, identity, rootfs, signal,
-    volumes,
+    Container, ContainerError, Containers, Detail, Key, Record, State, cdi, identity, rootfs,
+    signal, volumes,
 };
 use crate::apparmor;
 use crate::flight::Boarding;
@@ -273,6 +273,7 @@ impl Containers {
             Some(path) => Some(read_profile(Path::new(&path))?),
             None => None,
         };
+        let cdi = cdi::edits(&self.host.config.container.cdi_spec_dirs, config)?;
         Ok(cri_spec::container(&Input {
             pod: &sandbox.config,
             container: config,
@@ -284,6 +285,7 @@ impl Containers {
             images: &images.collect(),
             cgroup,
             devices: &devices(config)?,
+            cdi: &cdi,
             localhost_seccomp: profile.as_deref(),
             host: &facts,
         })?)

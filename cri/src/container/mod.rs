@@ -10,6 +10,7 @@
 
 mod accounts;
 mod budget;
+mod cdi;
 mod create;
 mod driven;
 pub(crate) mod events;
@@ -47,6 +48,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub(crate) use cdi::CdiError;
 pub(crate) use driven::bundle_name;
 pub(crate) use exec::ExecSync;
 pub(crate) use identity::IdentityError;
@@ -140,6 +142,8 @@ pub(crate) enum ContainerError {
     Undrivable { what: &'static str, handler: String },
     #[error("container config: {0}")]
     Invalid(String),
+    #[error("CDI devices")]
+    Cdi(#[from] CdiError),
     #[error("limits of container")]
     Limits(#[from] limits::BadSpecLimit),
     #[error("container config")]

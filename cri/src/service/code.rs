@@ -109,6 +109,7 @@ fn container(err: &ContainerError) -> Code {
         | ContainerError::AmbiguousImage(_)
         | ContainerError::Invalid(_)
         | ContainerError::Limits(_)
+        | ContainerError::Cdi(_)
         | ContainerError::Profile { .. }
         | ContainerError::LogPath(_)
         | ContainerError::Log { .. } => Code::InvalidArgument,
