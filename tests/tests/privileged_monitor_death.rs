@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use cri_api::runtime::v1::{ContainerState, NamespaceMode, PodSandboxState};
+use cri_api::runtime::v1::security_profile::ProfileType;
+use cri_api::runtime::v1::{ContainerState, NamespaceMode, PodSandboxState, SecurityProfile};
 use suite::patience::{pause, until};
 use suite::pods::{pod_security, security};
 use suite::process::{Signal, signal};
@@ -19,6 +20,14 @@ fn monitor(world: &World) -> u32 {
 
 /// Two containers that would run for ever, with processes that have left them as far as they can.
 fn busy(world: &World, pids: NamespaceMode) -> (Pod, Vec<String>) {
+    busy_under(world, pids, None)
+}
+
+fn busy_under(
+    world: &World,
+    pids: NamespaceMode,
+    apparmor: Option<SecurityProfile>,
+) -> (Pod, Vec<String>) {
     let mut config = world.pod_config("busy");
     pod_security(&mut config).namespace_options.get_or_insert_default().pid = pids.into();
     let pod = world.run_pod_from(config);
@@ -27,6 +36,7 @@ fn busy(world: &World, pids: NamespaceMode) -> (Pod, Vec<String>) {
             let script = "(setsid sleep 1000 &) ; trap '' TERM HUP; sleep 1001";
             let mut config = world.container_config(name, &["sh", "-c", script]);
             security(&mut config).namespace_options.get_or_insert_default().pid = pids.into();
+            security(&mut config).apparmor.clone_from(&apparmor);
             let id = world.run(&pod, config);
             until("its processes are there", || {
                 world.stage.processes(None).iter().any(|it| it.name == "sleep")
@@ -88,7 +98,12 @@ fn privileged_containers_end_with_a_monitor_that_is_killed_and_say_so() {
 fn privileged_containers_end_with_a_monitor_that_is_killed_while_the_daemon_is_down() {
     in_world(|world| {
         for pids in [NamespaceMode::Container, NamespaceMode::Pod] {
-            let (pod, ids) = busy(world, pids);
+            // The kernel takes the parent-death signal away where `execve` changes a label: those wait for the daemon.
+            let unconfined = SecurityProfile {
+                profile_type: ProfileType::Unconfined.into(),
+                ..SecurityProfile::default()
+            };
+            let (pod, ids) = busy_under(world, pids, Some(unconfined));
             world.kill_daemon();
             let lived = kill_and_wait(world, Signal::SIGKILL);
             println!("{pids:?}, no daemon: the last process ended after {lived:?}");
@@ -96,6 +111,22 @@ fn privileged_containers_end_with_a_monitor_that_is_killed_while_the_daemon_is_d
             assert_told(world, &pod, &ids);
             world.remove_pod(&pod.id);
         }
+    });
+}
+
+#[test]
+fn privileged_labelled_containers_end_when_the_daemon_is_back_at_the_latest() {
+    in_world(|world| {
+        let (pod, ids) = busy(world, NamespaceMode::Container);
+        world.kill_daemon();
+        let pid = monitor(world);
+        signal(pid, Signal::SIGKILL);
+        until("the monitor has ended", || suite::process::look(pid).is_none_or(|seen| seen.zombie));
+        world.start_daemon();
+        assert_told(world, &pod, &ids);
+        until("nothing of it runs", || {
+            !world.stage.processes(None).iter().any(|seen| !seen.zombie && seen.name == "sleep")
+        });
     });
 }
 

@@ -68,7 +68,8 @@ pub(super) fn restrict_early(process: &Process, filter: Filter) -> Step<Filter> 
 /// Runs the program; returns only what went wrong. After the filter there is nothing but write(2) and `execve`: what a
 /// filter answers to a change of user, say, cannot deceive anybody here.
 pub(super) fn finish(process: &Process, filter: Filter, channel: &Channel) -> Step<Infallible> {
-    // Who ends with the monitor is not left to run without anybody who knows of it. A change of user would undo it.
+    // Who ends with the monitor is not left to run without anybody who knows of it. A change of user would undo it, and so
+    // does an `execve` that changes the label of AppArmor or SELinux: then it takes the daemon to end what is left.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("end with", "the monitor")?;
     // It fails where the monitor has ended before that.
