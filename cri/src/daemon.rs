@@ -198,13 +198,14 @@ fn open(
     let store = Store::open(StoreConfig {
         root: config.root.clone(),
         unpack: config.unpack.clone(),
+        layers: config.image.layers,
         insecure_registries: config.image.insecure_registries.clone(),
         registry_config: some_path(&config.image.registry_config),
         policy: some_path(&config.image.policy),
         keep_packed: config.image.keep_packed,
         keep_unfinished: Duration::from_secs(config.image.keep_unfinished_s),
         max_downloads: config.image.max_downloads,
-        limits: image::Limits::default(),
+        limits: config.image.limits.clone(),
     })?;
     let later: Arc<OnceLock<Weak<Node>>> = Arc::default();
     let watch = monitors(Arc::clone(&later))?;

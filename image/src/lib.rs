@@ -35,7 +35,7 @@ pub mod transfer;
 pub use archive::write::{ArchiveFormat, Export};
 pub use catalog::{Ambiguous, Catalog};
 pub use digest::{ChainId, Digest};
-pub use layer::{LayerError, LayerFault, Usage};
+pub use layer::{Choice, LayerError, LayerFault, Usage};
 pub use leases::Lease;
 pub use limits::Limits;
 pub use pull::request::{

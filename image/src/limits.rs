@@ -1,7 +1,10 @@
 //! How much a remote party may make this node do.
 
+use serde::Deserialize;
+
 /// Bounds on image content, per image or per layer; everything comes from a registry, so everything has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Size of a manifest, an index or a configuration, in bytes.
     pub document_bytes: u64,

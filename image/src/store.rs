@@ -2,7 +2,7 @@
 
 use crate::blobs::Blobs;
 use crate::digest::{ChainId, Digest};
-use crate::layer::{LayerError, Layers, Overlay, Usage};
+use crate::layer::{self, Choice, LayerError, LayerStore, Layers, Usage};
 use crate::leases::{Content, Leases, Lingering};
 use crate::limits::Limits;
 use crate::pull::request::{ProgressSender, PullRequest, Pulled};
@@ -23,6 +23,8 @@ pub struct StoreConfig {
     pub root: PathBuf,
     /// The `berth-unpack` binary.
     pub unpack: PathBuf,
+    /// What layers are unpacked into.
+    pub layers: Choice,
     /// Registries, as image names have them, that are reached over http. Those on loopback always are.
     pub insecure_registries: Vec<String>,
     /// The directory in which each registry may have one, with a `hosts.toml` or certificates: containerd's layout.
@@ -116,7 +118,8 @@ impl Store {
     ///
     /// [`StoreError::Open`] and [`StoreError::Layers`] when its directories cannot be made or read.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        let layers = Overlay::open(&config.root, &config.unpack).map_err(StoreError::Layers)?;
+        let layers = LayerStore::open(&config.root, &config.unpack, config.layers)
+            .map_err(StoreError::Layers)?;
         let registries = Registries {
             insecure: config.insecure_registries.clone(),
             config_path: config.registry_config.clone(),
@@ -206,14 +209,7 @@ impl Store {
     ///
     /// [`LayerError::Missing`] when one is not there.
     pub fn lowers(&self, image: &Image) -> Result<Vec<OwnedFd>, LayerError> {
-        let mut lowers = Vec::with_capacity(image.layers.len());
-        for layer in image.layers.iter().rev() {
-            lowers.push(self.inner.layers.open(&layer.chain_id)?);
-            if self.inner.layers.hides_below(&layer.chain_id)? {
-                break;
-            }
-        }
-        Ok(lowers)
+        layer::lowers(&*self.inner.layers, image.layers.iter().map(|layer| &layer.chain_id))
     }
 
     /// A manifest or configuration of an image that is here.

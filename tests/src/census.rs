@@ -1,8 +1,9 @@
 //! Everything a leak could show in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -141,18 +142,35 @@ fn is_layer(path: &Path) -> bool {
     parent.is_some_and(|name| name == "layers" || name == "sha256")
 }
 
-/// Connections to registries are left out: they are kept for the next pull, for a while.
+/// Connections to registries are left out: they are kept for the next pull, for a while. So is one mount for each layer
+/// that is there as an image: it is kept for the next container.
 fn descriptors(pid: u32, stage: &Stage) -> Vec<String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     let directory = stage.directory().display().to_string();
     let connections = connections(pid);
-    entries
+    let mut layers = BTreeSet::new();
+    let mut found: Vec<String> = entries
         .flatten()
+        .filter(|entry| image_device(&entry.path()).is_none_or(|device| !layers.insert(device)))
         .filter_map(|entry| fs::read_link(entry.path()).ok())
         .map(|target| target.to_string_lossy().replace(&directory, "").replace(" (deleted)", ""))
         .filter(|target| !connections.contains(target))
         .map(|target| target.split(":[").next().unwrap_or(&target).to_owned())
-        .collect()
+        .collect();
+    let images = fs::read_dir(stage.root().join("layers")).into_iter().flatten().flatten();
+    let images = images.filter(|entry| entry.path().extension().is_some_and(|end| end == "erofs"));
+    let gone = layers.len().saturating_sub(images.count());
+    found.extend(std::iter::repeat_n("mount of a layer that is gone".to_owned(), gone));
+    found
+}
+
+/// The device of a descriptor that belongs to an EROFS image.
+fn image_device(descriptor: &Path) -> Option<u64> {
+    // <linux/magic.h>
+    const EROFS: i64 = 0xe0f5_e1e2;
+    let kind = nix::sys::statfs::statfs(descriptor).ok()?.filesystem_type();
+    let device = fs::metadata(descriptor).ok()?.dev();
+    (kind == nix::sys::statfs::FsType(EROFS)).then_some(device)
 }
 
 /// The TCP sockets of a process's network, named as in its directory of descriptors.

@@ -96,12 +96,14 @@ impl Driver {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Image {
+    pub(crate) layers: image::Choice,
     pub(crate) max_downloads: usize,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) registry_config: PathBuf,
     pub(crate) policy: PathBuf,
     pub(crate) keep_packed: bool,
     pub(crate) keep_unfinished_s: u64,
+    pub(crate) limits: image::Limits,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -167,12 +169,14 @@ impl Default for Cgroup {
 impl Default for Image {
     fn default() -> Self {
         Self {
+            layers: image::Choice::Auto,
             max_downloads: 4,
             insecure_registries: Vec::new(),
             registry_config: "/etc/containerd/certs.d".into(),
             policy: PathBuf::new(),
             keep_packed: false,
             keep_unfinished_s: 600,
+            limits: image::Limits::default(),
         }
     }
 }

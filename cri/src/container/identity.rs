@@ -5,7 +5,6 @@
 //! another number (CVE-2024-40635) nor a name (CVE-2026-46680).
 
 use super::accounts::{self, Group, User};
-use super::rootfs;
 use cri_api::runtime::v1::{LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 use cri_spec::Identity;
 use rustix::fs::{self, CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -62,7 +61,7 @@ pub(super) fn resolve(
     lowers: Vec<OwnedFd>,
 ) -> Result<Identity, IdentityError> {
     let wish = wish(context, image_user)?;
-    let accounts = match rootfs::read_only(lowers).map_err(IdentityError::Root)? {
+    let accounts = match sys::overlay::merged(lowers).map_err(IdentityError::Root)? {
         Some(root) => Accounts {
             users: accounts::users(&read(&root, "passwd")?),
             groups: accounts::groups(&read(&root, "group")?),

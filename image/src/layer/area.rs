@@ -1,10 +1,11 @@
-//! Staging areas: directories with random names that are removed unless somebody takes them over.
+//! Staging areas: directories and files with random names that are removed unless somebody takes them over.
 
 use super::LayerError;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -71,6 +72,18 @@ impl Nursery {
         let area = Area { nursery: Arc::clone(self), name, fd };
         fs::mkdirat(&area.fd, TREE, Mode::RWXU).map_err(store("make a staging area"))?;
         Ok(area)
+    }
+
+    /// An area that is one empty file, and a second descriptor of it.
+    pub(super) fn file(self: &Arc<Self>) -> Result<(Area, File), LayerError> {
+        let name = random_name().map_err(store("name a staging area"))?;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = fs::openat(&self.fd, &name, flags, mode).map_err(store("make a staging area"))?;
+        let area = Area { nursery: Arc::clone(self), name, fd };
+        let file = area.fd.try_clone().map_err(store("open a staging area"))?;
+        Ok((area, File::from(file)))
     }
 
     /// Takes `name` out of `dir`, to be removed here, and gives its new name.

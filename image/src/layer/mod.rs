@@ -1,7 +1,8 @@
 //! The layer seam: where unpacked layers live.
 //!
 //! A layer is unpacked into a staging area by a confined worker, and becomes visible under its chain id only once
-//! both its digests have been checked.
+//! both its digests have been checked. It is one EROFS image, or a tree of directories where images cannot be mounted;
+//! what a container sees is the same.
 //!
 //! ```text
 //!   begin ──▶ Staging ──input──▶ worker ──finish──▶ Staged ──commit──▶ layer
@@ -10,20 +11,41 @@
 //! ```
 
 mod area;
+mod both;
+mod erofs;
+mod inherit;
 mod overlay;
+mod shelf;
 pub mod wire;
 mod worker;
 
-pub use overlay::Overlay;
+pub use both::LayerStore;
+pub use inherit::Like;
+pub(crate) use inherit::inherit;
 
 use crate::digest::{ChainId, Digest};
 use crate::limits::Limits;
+use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::time::Duration;
+use wire::Omitted;
+
+/// What new layers are unpacked into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// Images where they can be mounted, directories elsewhere.
+    #[default]
+    Auto,
+    /// EROFS images.
+    Erofs,
+    /// Directories.
+    Overlay,
+}
 
 /// A store of unpacked layers.
 pub trait Layers: Send + Sync + Debug {
@@ -88,12 +110,38 @@ pub trait Staged: Send {
     /// The digest of the whole uncompressed stream.
     fn diff_id(&self) -> &Digest;
 
+    /// Directories that the archive says nothing about.
+    fn omitted(&self) -> &[Omitted];
+
+    /// Gives one of those the attributes that it has in the layers below.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError::Store`]; the layer must not be committed then.
+    fn adopt(&mut self, omitted: &Omitted, like: &Like) -> Result<(), LayerError>;
+
     /// Makes the layer durable, then visible. An equal layer already there is fine.
     ///
     /// # Errors
     ///
     /// [`LayerError::Store`]; the layer is not visible then.
     fn commit(self: Box<Self>, as_layer: &ChainId) -> Result<(), LayerError>;
+}
+
+/// The layers `chain`, lowest first, as an overlay wants them: topmost first, `O_PATH` directories. One that hides all
+/// below it is the last.
+pub(crate) fn lowers<'a, I>(layers: &dyn Layers, chain: I) -> Result<Vec<OwnedFd>, LayerError>
+where
+    I: IntoIterator<Item = &'a ChainId, IntoIter: DoubleEndedIterator>,
+{
+    let mut lowers = Vec::new();
+    for layer in chain.into_iter().rev() {
+        lowers.push(layers.open(layer)?);
+        if layers.hides_below(layer)? {
+            break;
+        }
+    }
+    Ok(lowers)
 }
 
 /// How a layer's tar stream is packed.
@@ -130,6 +178,11 @@ pub enum LayerError {
         /// Its bound.
         limit: u64,
     },
+    /// Images are asked for, and none can be mounted here.
+    #[error(
+        "mount EROFS images from files, as configured: it needs Linux 6.15, and a disk that is not memory"
+    )]
+    NoImages(#[source] Box<LayerError>),
     /// No such layer.
     #[error("layer {0} is not in the store")]
     Missing(ChainId),
@@ -185,7 +238,9 @@ impl LayerError {
         match self {
             Self::Content(_) => LayerFault::Content,
             Self::Limit { .. } => LayerFault::Limit,
-            Self::Missing(_) | Self::Store { .. } | Self::Unpack { .. } => LayerFault::Disk,
+            Self::Missing(_) | Self::Store { .. } | Self::Unpack { .. } | Self::NoImages(_) => {
+                LayerFault::Disk
+            }
             Self::Worker { .. } | Self::Died(_) | Self::Stalled(_) => LayerFault::Worker,
         }
     }

@@ -1,7 +1,7 @@
 //! What the unpack worker is told, and what it says: one side of a pipe written by a process that has read a stranger's
 //! bytes, so everything here is bounded and nothing in it is trusted further than its words say.
 //!
-//! The worker gets four arguments and the compressed bytes on its standard input. On its standard output it writes
+//! The worker gets five arguments and the compressed bytes on its standard input. On its standard output it writes
 //! [`BEAT`]s while it works, then [`REPORT`], a length of four bytes (little endian) and a [`Report`].
 
 use super::Compression;
@@ -20,6 +20,11 @@ pub const MAX_REPORT: usize = 16 << 20;
 pub const MAX_OPAQUE: usize = 65_536;
 /// See [`MAX_OPAQUE`].
 pub const MAX_OPAQUE_BYTES: usize = 8 << 20;
+
+/// Directories of one layer that are named as omitted, and the bytes of all their paths.
+pub const MAX_OMITTED: usize = 65_536;
+/// See [`MAX_OMITTED`].
+pub const MAX_OMITTED_BYTES: usize = 4 << 20;
 
 /// How an unpack ended.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +50,17 @@ pub struct Unpacked {
     /// Directories that hide what layers below have in them, relative to the layer's root and without symbolic links in
     /// between; empty is the root. The worker has no right to mark them.
     pub opaque: Vec<Vec<u8>>,
+    /// Directories that the archive has something in and says nothing about, the outer before the inner.
+    pub omitted: Vec<Omitted>,
+}
+
+/// A directory that no entry describes. Where layers below have it, it is to look as it does there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Omitted {
+    /// As those of opaque ones.
+    pub path: Vec<u8>,
+    /// Where its inode is in an EROFS image, in bytes from its start.
+    pub place: u64,
 }
 
 /// A layer that was not unpacked.
@@ -71,6 +87,10 @@ pub enum Bound {
     Directories,
     /// Bytes of the names of all directories.
     DirectoryNames,
+    /// Bytes of the names of all else.
+    Names,
+    /// Bytes of extended attributes that have to be kept in memory, or of one inode.
+    Attributes,
     /// Opaque directories, or the bytes of their paths.
     Opaque,
     /// Bytes after the end of the archive.
@@ -86,9 +106,37 @@ impl Bound {
             Self::Entries => "entries",
             Self::Directories => "directories",
             Self::DirectoryNames => "bytes in names of directories",
+            Self::Names => "bytes in names",
+            Self::Attributes => "bytes in extended attributes",
             Self::Opaque => "opaque directories",
             Self::Trailing => "bytes after the end of the archive",
         }
+    }
+}
+
+/// What a layer is unpacked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Files in an empty directory, which is the worker's root.
+    Directories,
+    /// An EROFS image, on standard error; the worker's root is empty.
+    Erofs,
+}
+
+impl Form {
+    /// The worker's argument.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Directories => "directories",
+            Self::Erofs => "erofs",
+        }
+    }
+
+    /// The worker's argument, read back.
+    #[must_use]
+    pub fn from_argument(text: &str) -> Option<Self> {
+        [Self::Directories, Self::Erofs].into_iter().find(|known| known.as_str() == text)
     }
 }
 

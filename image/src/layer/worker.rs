@@ -1,6 +1,6 @@
 //! The unpack worker, seen from the store: started, fed, listened to, ended.
 
-use super::wire::{self, Refusal, Report, Unpacked};
+use super::wire::{self, Form, Refusal, Report, Unpacked};
 use super::{Compression, LayerError};
 use crate::limits::Limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,23 +33,37 @@ pub(super) struct Worker {
     patience: Duration,
 }
 
+/// What a worker fills.
+#[derive(Debug)]
+pub(super) enum Target<'a> {
+    /// An empty directory.
+    Directory(&'a Path),
+    /// An empty file, open to read and write; `nothing` is a directory that is empty and stays so.
+    Image { file: File, nothing: &'a Path },
+}
+
 impl Worker {
-    /// Starts `binary` on the empty directory `tree`.
+    /// Starts `binary` on what is to be filled.
     pub(super) fn start(
         binary: &Path,
-        tree: &Path,
+        target: Target<'_>,
         compression: Compression,
         limits: &Limits,
     ) -> Result<Self, LayerError> {
+        let (form, root, image) = match target {
+            Target::Directory(tree) => (Form::Directories, tree, Stdio::null()),
+            Target::Image { file, nothing } => (Form::Erofs, nothing, Stdio::from(file)),
+        };
         let mut child = Command::new(binary)
-            .arg(tree)
+            .arg(form.as_str())
+            .arg(root)
             .arg(compression.as_str())
             .arg(limits.layer_bytes.to_string())
             .arg(limits.layer_entries.to_string())
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(image)
             .spawn()
             .map_err(|source| LayerError::Worker {
                 step: format!("start of {}", binary.display()),
@@ -202,6 +216,7 @@ mod tests {
     use super::*;
     use crate::layer::wire::Bound;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     /// What the store makes of a worker that runs `script` with the file `report` at hand.
     fn finish(script: &str, report: &[u8]) -> String {
@@ -213,10 +228,12 @@ mod tests {
         };
         let report = file("report", report);
         let script = file("script", script.replace("REPORT", report.to_str().unwrap()).as_bytes());
-        // The shell takes the first argument, meant to be the tree, for the script.
-        let limits = Limits::default();
-        let mut worker =
-            Worker::start(Path::new("/bin/sh"), &script, Compression::Plain, &limits).unwrap();
+        // The second argument, meant to be the tree, is the script.
+        let (limits, shell) =
+            (Limits::default(), file("shell", b"#!/bin/sh\nexec /bin/sh \"$2\"\n"));
+        std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let tree = Target::Directory(&script);
+        let mut worker = Worker::start(&shell, tree, Compression::Plain, &limits).unwrap();
         worker.patience = Duration::from_millis(300);
         match worker.finish() {
             Ok(unpacked) => format!("{} inodes", unpacked.inodes),

@@ -15,7 +15,7 @@ use crate::blobs::Blobs;
 use crate::digest::{ChainId, Digest};
 use crate::document::manifest::LayerDescriptor;
 use crate::document::media;
-use crate::layer::{LayerError, Layers, Staged, Staging};
+use crate::layer::{LayerError, Layers, Staged, Staging, inherit};
 use crate::limits::Limits;
 use rustix::pipe::{SpliceFlags, splice};
 use std::fs::File;
@@ -38,6 +38,8 @@ pub(super) struct Job {
     /// As the image names it; absent for a layer that this node makes up around a file.
     pub(super) diff_id: Option<Digest>,
     pub(super) chain_id: ChainId,
+    /// All layers below, lowest first.
+    pub(super) under: Vec<ChainId>,
     pub(super) origin: Origin,
     pub(super) pull: PullNumber,
     /// The layer below, where that is on its way too. Held, so that it is not cancelled while this one needs it.
@@ -72,9 +74,10 @@ impl Job {
             below.wait().await.map_err(PullCause::Shared)?;
         }
         let (chain_id, digest) = (self.chain_id.clone(), self.descriptor.digest.clone());
+        let (layers, under) = (Arc::clone(&self.bench.layers), self.under.clone());
         let blobs = Arc::clone(&self.bench.blobs);
         let commit = move || {
-            ready.commit(&chain_id)?;
+            ready.commit(&*layers, &under, &chain_id)?;
             // Only now: a kill before would have cost the whole download.
             if let Err(err) = blobs.end_ingest(&digest) {
                 tracing::warn!(?digest, %err, "file of a layer left behind");
@@ -333,8 +336,16 @@ impl Ready {
         self.0.as_deref().expect(TAKEN_ONCE).diff_id()
     }
 
-    fn commit(mut self, as_layer: &ChainId) -> Result<(), LayerError> {
-        self.0.take().expect(TAKEN_ONCE).commit(as_layer)
+    /// Commits the layer; those `under` it have been.
+    fn commit(
+        mut self,
+        layers: &dyn Layers,
+        under: &[ChainId],
+        as_layer: &ChainId,
+    ) -> Result<(), LayerError> {
+        let mut staged = self.0.take().expect(TAKEN_ONCE);
+        inherit(&mut *staged, layers, under)?;
+        staged.commit(as_layer)
     }
 }
 

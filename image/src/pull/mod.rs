@@ -275,6 +275,7 @@ impl Puller {
             descriptor,
             diff_id: (!is_made_up).then(|| plan.config.diff_ids[index].clone()),
             chain_id: plan.chain[index].clone(),
+            under: plan.chain[..index].to_vec(),
             origin: origin.clone(),
             pull,
             below,

@@ -10,9 +10,10 @@ use crate::tar::Attributes;
 /// Attributes of one entry.
 const MAX_ATTRIBUTES: usize = 256;
 
-/// The longest name and value, and all values of one entry, in bytes.
+/// The longest name and value, and all values of one entry, in bytes. EROFS has 16 bits for the length of a value, which is
+/// one byte less than Linux takes.
 const MAX_NAME: usize = 255;
-const MAX_VALUE: usize = 64 << 10;
+const MAX_VALUE: usize = u16::MAX as usize;
 const MAX_TOTAL: usize = 1 << 20;
 
 /// Why an entry's attributes are refused.
@@ -86,23 +87,65 @@ fn is_capability(value: &[u8]) -> bool {
     }
 }
 
-/// `struct posix_acl_xattr_header` and its entries: version 2, known tags, the three that must be there.
-fn is_access_control(value: &[u8]) -> bool {
-    let Some((header, entries)) = value.split_first_chunk::<4>() else { return false };
+/// Entries of an access control list, <linux/posix_acl.h>.
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// `struct posix_acl_xattr_header` of version 2 and its entries, in the order in which the kernel wants them: tags and
+/// permissions of a list that it would take, none of any other.
+fn access_control(value: &[u8]) -> Option<Vec<(u16, u16)>> {
+    let (header, entries) = value.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*header) != 2 || entries.len() % 8 != 0 {
-        return false;
+        return None;
     }
-    let mut seen = 0;
-    let all_known = entries.chunks_exact(8).all(|entry| {
+    let mut list = Vec::with_capacity(entries.len() / 8);
+    for entry in entries.chunks_exact(8) {
         let tag = u16::from_le_bytes([entry[0], entry[1]]);
         let permissions = u16::from_le_bytes([entry[2], entry[3]]);
-        seen |= tag;
-        matches!(tag, 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20) && permissions <= 7
-    });
-    // ACL_USER_OBJ, ACL_GROUP_OBJ, ACL_OTHER; and ACL_MASK where users or groups are named.
-    let has_base = seen & 0x25 == 0x25;
-    let has_mask = seen & 0x0a == 0 || seen & 0x10 != 0;
-    all_known && has_base && has_mask
+        let is_nobody = entry[4..] == [0xff; 4];
+        if permissions > 7 || (is_nobody && matches!(tag, USER | GROUP)) {
+            return None;
+        }
+        let before = list.last().map(|&(tag, _)| tag);
+        let follows = match tag {
+            USER_OBJ => before.is_none(),
+            USER | GROUP_OBJ => matches!(before, Some(USER_OBJ | USER)),
+            GROUP | MASK => matches!(before, Some(GROUP_OBJ | GROUP)),
+            OTHER => matches!(before, Some(GROUP_OBJ | MASK)) && !needs_mask(&list),
+            _ => false,
+        };
+        if !follows {
+            return None;
+        }
+        list.push((tag, permissions));
+    }
+    matches!(list.last(), Some((OTHER, _))).then_some(list)
+}
+
+/// Whether users or groups are named and no mask bounds them.
+fn needs_mask(list: &[(u16, u16)]) -> bool {
+    let has = |tag| list.iter().any(|&(known, _)| known == tag);
+    (has(USER) || has(GROUP)) && !has(MASK)
+}
+
+fn is_access_control(value: &[u8]) -> bool {
+    access_control(value).is_some()
+}
+
+/// What a file's mode is with an access list, and whether the list says anything beyond that: as a file system does it
+/// when the list is set.
+pub(crate) fn with_access_list(mode: u32, value: &[u8]) -> (u32, bool) {
+    let Some(list) = access_control(value) else { return (mode, false) };
+    let of = |tag| list.iter().find(|&&(known, _)| known == tag).map(|&(_, bits)| u32::from(bits));
+    let group = of(MASK).or_else(|| of(GROUP_OBJ));
+    let bits = (of(USER_OBJ), group, of(OTHER));
+    let permissions = bits.0.unwrap_or(0) << 6 | bits.1.unwrap_or(0) << 3 | bits.2.unwrap_or(0);
+    let is_more = list.iter().any(|(tag, _)| matches!(*tag, USER | GROUP | MASK));
+    (mode & !0o777 | permissions, is_more)
 }
 
 #[cfg(test)]
@@ -118,12 +161,13 @@ mod tests {
         value
     }
 
-    fn access_control(version: u32, tags: &[u16]) -> Vec<u8> {
+    fn list(version: u32, tags: &[u16]) -> Vec<u8> {
         let mut value = version.to_le_bytes().to_vec();
         for tag in tags {
             value.extend(tag.to_le_bytes());
             value.extend(6u16.to_le_bytes());
-            value.extend(u32::MAX.to_le_bytes());
+            let id = if matches!(*tag, USER | GROUP) { 7 } else { u32::MAX };
+            value.extend(id.to_le_bytes());
         }
         value
     }
@@ -157,31 +201,30 @@ mod tests {
             ("user, empty", "user.comment", vec![], Optional),
             ("user without a name", "user.", b"x".to_vec(), Nowhere),
             ("unknown", "other.x", b"x".to_vec(), Nowhere),
-            ("access control list", acl, access_control(2, &[1, 2, 4, 0x10, 0x20]), AccessControl),
-            (
-                "access control list, the least",
-                acl,
-                access_control(2, &[1, 4, 0x20]),
-                AccessControl,
-            ),
-            ("access control list, no mask", acl, access_control(2, &[1, 2, 4, 0x20]), Nowhere),
-            ("access control list, no owner", acl, access_control(2, &[4, 0x20]), Nowhere),
-            (
-                "access control list, unknown tag",
-                acl,
-                access_control(2, &[1, 4, 0x20, 0x40]),
-                Nowhere,
-            ),
-            ("access control list, old", acl, access_control(1, &[1, 4, 0x20]), Nowhere),
-            (
-                "access control list, cut",
-                acl,
-                access_control(2, &[1, 4, 0x20])[..20].to_vec(),
-                Nowhere,
-            ),
+            ("access control list", acl, list(2, &[1, 2, 4, 0x10, 0x20]), AccessControl),
+            ("access control list, the least", acl, list(2, &[1, 4, 0x20]), AccessControl),
+            ("access control list, no mask", acl, list(2, &[1, 2, 4, 0x20]), Nowhere),
+            ("access control list, no owner", acl, list(2, &[4, 0x20]), Nowhere),
+            ("access control list, unknown tag", acl, list(2, &[1, 4, 0x20, 0x40]), Nowhere),
+            ("access control list, out of order", acl, list(2, &[4, 1, 0x20]), Nowhere),
+            ("access control list, old", acl, list(1, &[1, 4, 0x20]), Nowhere),
+            ("access control list, cut", acl, list(2, &[1, 4, 0x20])[..20].to_vec(), Nowhere),
         ];
         for (case, name, value, want) in cases {
             assert_eq!(place(name.as_bytes(), &value), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn an_access_list_changes_the_mode() {
+        let cases = [
+            ("only what a mode says", &[1, 4, 0x20][..], (0o4666, false)),
+            ("somebody named", &[1, 2, 4, 0x10, 0x20], (0o4666, true)),
+            ("a mask alone", &[1, 4, 0x10, 0x20], (0o4666, true)),
+            ("no list", &[4], (0o4750, false)),
+        ];
+        for (name, tags, want) in cases {
+            assert_eq!(with_access_list(0o4750, &list(2, tags)), want, "{name}");
         }
     }
 
@@ -193,13 +236,13 @@ mod tests {
             ("one more", vec![named(10, 1); 257], Err(AttributeError::TooMany)),
             ("longest name", vec![named(255, 1)], Ok(())),
             ("longer name", vec![named(256, 1)], Err(AttributeError::LongName)),
-            ("longest value", vec![named(1, 64 << 10)], Ok(())),
+            ("longest value", vec![named(1, 65_535)], Ok(())),
             (
                 "longer value",
-                vec![named(1, (64 << 10) + 1)],
+                vec![named(1, 64 << 10)],
                 Err(AttributeError::LongValue("\"n\"".into())),
             ),
-            ("all together", vec![named(1, 64 << 10); 16], Err(AttributeError::TooLarge)),
+            ("all together", vec![named(1, 65_535); 17], Err(AttributeError::TooLarge)),
         ];
         for (case, extended, want) in cases {
             assert_eq!(check(&Attributes { extended, ..Attributes::default() }), want, "{case}");

@@ -1,5 +1,6 @@
 //! What the worker gives up before it reads a byte of a layer.
 
+use image::layer::wire::Form;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
@@ -10,14 +11,20 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use sys::confine::{Calls, ConfineError, close_inherited, enter_root};
 
-/// Memory of the worker, in bytes: a window of 128 MiB and as much again.
-const MAX_DATA: u64 = 256 << 20;
+/// Memory of the worker, in bytes: a window of 128 MiB, and as much again where only directories are remembered. An image
+/// has its directories at its end, so all names are.
+fn max_data(form: Form) -> u64 {
+    match form {
+        Form::Directories => 256 << 20,
+        Form::Erofs => 512 << 20,
+    }
+}
 
 /// CPU time, in seconds for a GiB of layer.
 const CPU_PER_GIB: u64 = 60;
 
 /// What the worker needs to make files as a layer describes them.
-const KEPT: CapabilitySet = CapabilitySet::CHOWN
+const FOR_FILES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
@@ -28,26 +35,37 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 /// Gives the area.
 ///
 /// For the first lines of `main`: it closes every descriptor but the standard three.
-pub(crate) fn shut_in(area: &Path, layer_bytes: u64) -> Result<OwnedFd, ConfineError> {
+pub(crate) fn shut_in(form: Form, area: &Path, layer_bytes: u64) -> Result<OwnedFd, ConfineError> {
     close_inherited()?;
     step("forbid to be traced", set_dumpable_behavior(DumpableBehavior::NotDumpable))?;
     umask(Mode::empty());
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, 64)?;
-    limit(Resource::Data, MAX_DATA)?;
+    limit(Resource::Data, max_data(form))?;
+    // Holes count in the length of an image, and what fills up blocks.
+    limit(Resource::Fsize, layer_bytes.saturating_mul(2).saturating_add(4 << 30))?;
     limit(Resource::Cpu, (layer_bytes >> 30).saturating_add(1).saturating_mul(CPU_PER_GIB))?;
     enter_root(area)?;
-    drop_capabilities()?;
+    drop_capabilities(match form {
+        Form::Directories => FOR_FILES,
+        Form::Erofs => CapabilitySet::empty(),
+    })?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     step("open the staging area", rustix::fs::openat(CWD, "/", flags, Mode::empty()))
 }
 
 /// Forbids every system call that unpacking has no use for. Threads have to be running already.
-pub(crate) fn forbid_calls() -> Result<(), ConfineError> {
-    Calls::allow(ALLOWED).allow_without_exec(&[libc::SYS_mmap, libc::SYS_mprotect]).enforce()
+pub(crate) fn forbid_calls(form: Form) -> Result<(), ConfineError> {
+    let own = match form {
+        Form::Directories => FOR_DIRECTORIES,
+        Form::Erofs => FOR_AN_IMAGE,
+    };
+    Calls::allow(&[own, ALWAYS].concat())
+        .allow_without_exec(&[libc::SYS_mmap, libc::SYS_mprotect])
+        .enforce()
 }
 
-fn drop_capabilities() -> Result<(), ConfineError> {
+fn drop_capabilities(kept: CapabilitySet) -> Result<(), ConfineError> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -62,7 +80,7 @@ fn drop_capabilities() -> Result<(), ConfineError> {
         Err(source) => return step("clear ambient capabilities", Err(source)),
     }
     let sets =
-        CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: CapabilitySet::empty() };
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     step("drop capabilities", set_capabilities(None, sets))
 }
 
@@ -77,15 +95,11 @@ fn step<T>(step: &'static str, result: rustix::io::Result<T>) -> Result<T, Confi
     result.map_err(|source| ConfineError { step, source: source.into() })
 }
 
-/// All that unpacking needs, the most frequent first. Nothing here makes a process, a socket or a mount, or reaches another
-/// process.
-const ALLOWED: &[libc::c_long] = &[
-    libc::SYS_write,
+/// What making files needs, the most frequent first. Nothing here, or below, makes a process, a socket or a mount, or
+/// reaches another process.
+const FOR_DIRECTORIES: &[libc::c_long] = &[
     libc::SYS_openat,
-    libc::SYS_close,
     libc::SYS_utimensat,
-    libc::SYS_futex,
-    libc::SYS_read,
     libc::SYS_mkdirat,
     libc::SYS_openat2,
     libc::SYS_symlinkat,
@@ -97,14 +111,24 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_fsetxattr,
     libc::SYS_mknodat,
     libc::SYS_newfstatat,
-    libc::SYS_fstat,
     libc::SYS_statx,
     libc::SYS_unlinkat,
     libc::SYS_readlinkat,
     libc::SYS_getdents64,
-    libc::SYS_lseek,
+];
+
+/// What an image needs: nothing that takes a name.
+const FOR_AN_IMAGE: &[libc::c_long] = &[libc::SYS_pread64];
+
+const ALWAYS: &[libc::c_long] = &[
+    libc::SYS_write,
     libc::SYS_pwrite64,
+    libc::SYS_read,
+    libc::SYS_futex,
+    libc::SYS_close,
     libc::SYS_ftruncate,
+    libc::SYS_fstat,
+    libc::SYS_lseek,
     libc::SYS_fcntl,
     // Memory, threads and time, as the allocator and the standard library use them.
     libc::SYS_munmap,

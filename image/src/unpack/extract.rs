@@ -4,20 +4,18 @@
 //! name that this layer both removes and has is kept, and a directory it both removes and has becomes opaque. Of two
 //! entries with the same name the last wins.
 
-use crate::area::{Area, Found, Missing, Spot, device, owner};
-use crate::attributes::{self, Place};
+use crate::area::{Area, Found, Missing};
+use crate::attributes;
 use crate::failure::{self, UnpackError};
 use crate::index::{IMPLICIT_MODE, Id};
+use crate::medium::{Content, Ending, File, Medium, New, Special, Spot};
 use crate::name::{Meaning, Normal};
 use crate::pulse::Pulse;
-use crate::tar::{Archive, Attributes, Device, Entry, Kind, Segment, Time};
-use image::layer::wire::{Bound, MAX_OPAQUE, MAX_OPAQUE_BYTES, Refusal, Unpacked};
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
-use rustix::io::Errno;
-use std::ffi::{CStr, CString, OsStr};
+use crate::tar::{Archive, Attributes, Device, Entry, Kind, TarError};
+use image::layer::wire::{
+    Bound, MAX_OMITTED, MAX_OMITTED_BYTES, MAX_OPAQUE, MAX_OPAQUE_BYTES, Omitted, Refusal, Unpacked,
+};
 use std::io::BufRead;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 
 /// How much a layer may hold.
 #[derive(Clone, Copy, Debug)]
@@ -27,25 +25,17 @@ pub(crate) struct Bounds {
     pub(crate) entries: u64,
 }
 
-/// Unpacks the whole of `input` below `root`; `digest` is asked for when the stream was read to its end.
-pub(crate) fn unpack<R: BufRead>(
-    root: OwnedFd,
+/// Unpacks the whole of `input` into `medium`; `digest` is asked for when the stream was read to its end.
+pub(crate) fn unpack<R: BufRead, M: Medium>(
+    medium: M,
     input: R,
     bounds: Bounds,
     pulse: &mut Pulse,
     digest: impl Fn(&R) -> Option<[u8; 32]>,
 ) -> Result<Unpacked, Refusal> {
     let mut archive = Archive::new(input);
-    let mut extractor = Extractor {
-        area: Area::new(root),
-        bounds,
-        pulse,
-        entries: 0,
-        file_bytes: 0,
-        skipped_attributes: 0,
-        access_control: Vec::new(),
-        access_control_bytes: 0,
-    };
+    let mut extractor =
+        Extractor { area: Area::new(medium), bounds, pulse, entries: 0, file_bytes: 0 };
     let mut name = Vec::new();
     loop {
         let after = failure::Place { entries: extractor.entries, name: &name, is_current: false };
@@ -61,32 +51,18 @@ pub(crate) fn unpack<R: BufRead>(
     let input = archive.finish().map_err(|err| UnpackError::from(err).refusal(&place))?;
     let diff_id = digest(&input).ok_or_else(|| Refusal::Worker("hash the layer".to_owned(), 0))?;
     let root = failure::Place { entries: 1, name: b"/", is_current: true };
-    let opaque = extractor.finish().map_err(|err| err.refusal(&root))?;
-    Ok(Unpacked {
-        diff_id,
-        bytes: extractor.area.bytes,
-        inodes: extractor.area.inodes,
-        skipped_attributes: extractor.skipped_attributes,
-        opaque,
-    })
+    extractor.finish(diff_id).map_err(|err| err.refusal(&root))
 }
 
-struct Extractor<'a> {
-    area: Area,
+struct Extractor<'a, M> {
+    area: Area<M>,
     bounds: Bounds,
     pulse: &'a mut Pulse,
     entries: u64,
     file_bytes: u64,
-    skipped_attributes: u64,
-    /// Access control lists of directories: they shape what is made below, so they come last.
-    access_control: Vec<(Id, CString, Vec<u8>)>,
-    access_control_bytes: usize,
 }
 
-/// Access control lists of directories that are remembered, in bytes.
-const MAX_ACCESS_CONTROL: usize = 16 << 20;
-
-impl Extractor<'_> {
+impl<M: Medium> Extractor<'_, M> {
     fn entry<R: BufRead>(
         &mut self,
         archive: &mut Archive<R>,
@@ -136,102 +112,33 @@ impl Extractor<'_> {
         entry: &Entry,
     ) -> Result<(), UnpackError> {
         let attributes = &entry.attributes;
+        let special = |kind| New::Special { kind, attributes };
         match &entry.kind {
             Kind::File { size, map } => {
-                self.file(archive, spot, &File { size: *size, map: map.as_deref(), attributes })
+                self.file_bytes = self.file_bytes.saturating_add(*size);
+                if self.file_bytes > self.bounds.bytes {
+                    return Err(UnpackError::Limit(Bound::Bytes, self.bounds.bytes));
+                }
+                let file = File { size: *size, map: map.as_deref(), attributes };
+                self.area.file(spot, file, &mut Feed { archive, pulse: self.pulse })
             }
             Kind::HardLink { target } => self.hard_link(spot, target),
-            Kind::Symlink { target } => self.symlink(spot, target, attributes),
+            Kind::Symlink { target } => {
+                if target.is_empty() || target.len() >= 4096 || target.contains(&0) {
+                    return Err(UnpackError::TargetLength);
+                }
+                self.area.place(spot, New::Symlink { target, attributes })
+            }
             Kind::Directory => {
                 let id = self.area.directory(spot)?;
                 self.describe_directory(id, attributes)
             }
             // What overlayfs takes for a whiteout is one, whoever wrote it.
             Kind::Character(Device { major: 0, minor: 0 }) => self.area.whiteout(spot),
-            Kind::Character(number) => {
-                self.special(spot, FileType::CharacterDevice, device(*number), attributes)
-            }
-            Kind::Block(number) => {
-                self.special(spot, FileType::BlockDevice, device(*number), attributes)
-            }
-            Kind::Fifo => self.special(spot, FileType::Fifo, 0, attributes),
+            Kind::Character(number) => self.area.place(spot, special(Special::Character(*number))),
+            Kind::Block(number) => self.area.place(spot, special(Special::Block(*number))),
+            Kind::Fifo => self.area.place(spot, special(Special::Fifo)),
         }
-    }
-
-    fn file<R: BufRead>(
-        &mut self,
-        archive: &mut Archive<R>,
-        spot: Spot<'_>,
-        file: &File<'_>,
-    ) -> Result<(), UnpackError> {
-        self.file_bytes = self.file_bytes.saturating_add(file.size);
-        if self.file_bytes > self.bounds.bytes {
-            return Err(UnpackError::Limit(Bound::Bytes, self.bounds.bytes));
-        }
-        let attributes = file.attributes;
-        let mode = Mode::from_raw_mode(attributes.mode);
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = self.area.place(spot, "make", |dir, name| fs::openat(dir, name, flags, mode))?;
-        match file.map {
-            None => self.write_all(archive, &fd)?,
-            Some(map) => self.write_segments(archive, &fd, map, file.size)?,
-        }
-        let stored =
-            file.map.map_or(file.size, |map| map.iter().map(|segment| segment.length).sum());
-        self.area.count_bytes(stored);
-        // Last the owner, then what changing it or writing takes away: set-id bits and capabilities.
-        if (attributes.uid, attributes.gid) != (0, 0) {
-            let (uid, gid) = owner(attributes);
-            fs::fchown(&fd, uid, gid).map_err(UnpackError::disk("set the owner of"))?;
-        }
-        if attributes.mode & 0o7000 != 0 {
-            fs::fchmod(&fd, mode).map_err(UnpackError::disk("set the mode of"))?;
-        }
-        for (name, value) in &attributes.extended {
-            let place = attributes::place(name, value);
-            self.set_attribute(&fd, name, value, place)?;
-        }
-        fs::futimens(&fd, &times(attributes.mtime)).map_err(UnpackError::disk("set the times of"))
-    }
-
-    fn write_all<R: BufRead>(
-        &mut self,
-        archive: &mut Archive<R>,
-        fd: &OwnedFd,
-    ) -> Result<(), UnpackError> {
-        loop {
-            let chunk = archive.data()?;
-            if chunk.is_empty() {
-                return Ok(());
-            }
-            let written = rustix::io::write(fd, chunk).map_err(UnpackError::disk("write"))?;
-            archive.consume(written);
-            self.pulse.beat();
-        }
-    }
-
-    fn write_segments<R: BufRead>(
-        &mut self,
-        archive: &mut Archive<R>,
-        fd: &OwnedFd,
-        map: &[Segment],
-        size: u64,
-    ) -> Result<(), UnpackError> {
-        for segment in map {
-            let mut at = segment.offset;
-            let end = segment.offset + segment.length;
-            while at < end {
-                let chunk = archive.data()?;
-                let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
-                let written = rustix::io::pwrite(fd, &chunk[..most], at)
-                    .map_err(UnpackError::disk("write"))?;
-                archive.consume(written);
-                at += written as u64;
-                self.pulse.beat();
-            }
-        }
-        fs::ftruncate(fd, size).map_err(UnpackError::disk("set the size of"))
     }
 
     fn hard_link(&mut self, spot: Spot<'_>, target: &[u8]) -> Result<(), UnpackError> {
@@ -243,165 +150,37 @@ impl Extractor<'_> {
         self.area.link(Spot { parent, name }, spot)
     }
 
-    fn symlink(
-        &mut self,
-        spot: Spot<'_>,
-        target: &[u8],
-        attributes: &Attributes,
-    ) -> Result<(), UnpackError> {
-        if target.is_empty() || target.len() >= 4096 || target.contains(&0) {
-            return Err(UnpackError::TargetLength);
-        }
-        let target = OsStr::from_bytes(target);
-        self.area
-            .place(spot, "make the symbolic link", |dir, name| fs::symlinkat(target, dir, name))?;
-        self.area.own(spot, attributes)?;
-        self.skipped_attributes += attributes.extended.len() as u64;
-        self.set_times(spot, attributes.mtime)
-    }
-
-    fn special(
-        &mut self,
-        spot: Spot<'_>,
-        kind: FileType,
-        number: fs::Dev,
-        attributes: &Attributes,
-    ) -> Result<(), UnpackError> {
-        let mode = Mode::from_raw_mode(attributes.mode);
-        self.area.place(spot, "make the device or pipe", |dir, name| {
-            fs::mknodat(dir, name, kind, mode, number)
-        })?;
-        self.area.own(spot, attributes)?;
-        if attributes.mode & 0o6000 != 0 {
-            // Another owner took the bits away. It cannot be a link: this process made it, and is alone here.
-            let dir = self.area.descriptor(spot.parent)?;
-            fs::chmodat(&dir, OsStr::from_bytes(spot.name), mode, AtFlags::empty())
-                .map_err(UnpackError::disk("set the mode of"))?;
-        }
-        self.skipped_attributes += attributes.extended.len() as u64;
-        self.set_times(spot, attributes.mtime)
-    }
-
     /// Takes in what an entry says about a directory. Mode and time wait for the end, for both would be in the way of what
     /// is still to be made in it.
     fn describe_directory(&mut self, id: Id, attributes: &Attributes) -> Result<(), UnpackError> {
-        let is_roots = (attributes.uid, attributes.gid) == (0, 0);
         let node = self.area.index.node_mut(id);
         node.mode = u16::try_from(attributes.mode & 0o7777).unwrap_or(IMPLICIT_MODE);
         node.mtime = attributes.mtime;
-        let was_owned = std::mem::replace(&mut node.owned, !is_roots);
-        let needs_owner = !is_roots || was_owned;
-        if needs_owner || !attributes.extended.is_empty() {
-            let fd = self.area.open_directory(id, OFlags::RDONLY)?;
-            if needs_owner {
-                let (uid, gid) = owner(attributes);
-                fs::fchown(&fd, uid, gid).map_err(UnpackError::disk("set the owner of"))?;
-            }
-            self.directory_attributes(&fd, id, attributes)?;
-        }
-        Ok(())
+        node.described = true;
+        self.area.medium.describe(&self.area.index, id, attributes)
     }
 
-    fn directory_attributes(
-        &mut self,
-        fd: &OwnedFd,
-        id: Id,
-        attributes: &Attributes,
-    ) -> Result<(), UnpackError> {
-        for (name, value) in &attributes.extended {
-            match attributes::place(name, value) {
-                Place::AccessControl => {
-                    self.access_control_bytes += value.len();
-                    if self.access_control_bytes > MAX_ACCESS_CONTROL {
-                        return Err(UnpackError::Limit(
-                            Bound::Directories,
-                            MAX_ACCESS_CONTROL as u64,
-                        ));
-                    }
-                    self.access_control.push((id, c_name(name)?, value.clone()));
-                }
-                // Directories have no capabilities.
-                Place::Required => self.skipped_attributes += 1,
-                place @ (Place::Optional | Place::Nowhere) => {
-                    self.set_attribute(fd, name, value, place)?
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn set_attribute(
-        &mut self,
-        fd: &OwnedFd,
-        name: &[u8],
-        value: &[u8],
-        place: Place,
-    ) -> Result<(), UnpackError> {
-        if place == Place::Nowhere {
-            self.skipped_attributes += 1;
-            return Ok(());
-        }
-        self.try_attribute(fd, &c_name(name)?, value, place)
-    }
-
-    fn try_attribute(
-        &mut self,
-        fd: &OwnedFd,
-        name: &CStr,
-        value: &[u8],
-        place: Place,
-    ) -> Result<(), UnpackError> {
-        match fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
-            Ok(()) => Ok(()),
-            // A default list on a file, or one that only the kernel finds wrong.
-            Err(Errno::INVAL | Errno::ACCESS) if place == Place::AccessControl => {
-                self.skipped_attributes += 1;
-                Ok(())
-            }
-            Err(Errno::OPNOTSUPP) if place != Place::Required => {
-                self.skipped_attributes += 1;
-                Ok(())
-            }
-            Err(err) => Err(UnpackError::disk("set an extended attribute of")(err)),
-        }
-    }
-
-    fn set_times(&mut self, spot: Spot<'_>, mtime: Time) -> Result<(), UnpackError> {
-        let dir = self.area.descriptor(spot.parent)?;
-        fs::utimensat(&dir, OsStr::from_bytes(spot.name), &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(UnpackError::disk("set the times of"))
-    }
-
-    /// What waits for the last entry. Gives the directories that have to be marked opaque.
-    fn finish(&mut self) -> Result<Vec<Vec<u8>>, UnpackError> {
+    /// What waits for the last entry.
+    fn finish(&mut self, diff_id: [u8; 32]) -> Result<Unpacked, UnpackError> {
         let all = self.area.index.all();
         let opaque = self.settle_opaque(&all)?;
-        let lists = std::mem::take(&mut self.access_control);
-        // Deepest first: after this a directory may be closed even for us.
-        for &id in all.iter().rev() {
-            self.pulse.beat();
-            let node = self.area.index.node(id);
-            let (mode, times) = (node.mode, times(node.mtime));
-            if mode == IMPLICIT_MODE && id != Id::ROOT {
-                let parent = self.area.index.parent(id);
-                let name = self.area.index.name(id).to_vec();
-                let dir = self.area.descriptor(parent)?;
-                fs::utimensat(&dir, OsStr::from_bytes(&name), &times, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(UnpackError::disk("set the times of a directory below"))?;
-            } else {
-                let fd = self.area.open_directory(id, OFlags::RDONLY)?;
-                fs::fchmod(&fd, Mode::from_raw_mode(u32::from(mode)))
-                    .map_err(UnpackError::disk("set the mode of a directory below"))?;
-                fs::futimens(&fd, &times)
-                    .map_err(UnpackError::disk("set the times of a directory below"))?;
-            }
-        }
-        let alive: std::collections::HashSet<Id> = all.into_iter().collect();
-        for (id, name, value) in lists.iter().filter(|(id, ..)| alive.contains(id)) {
-            let fd = self.area.open_directory(*id, OFlags::RDONLY)?;
-            self.try_attribute(&fd, name, value, Place::AccessControl)?;
-        }
-        Ok(opaque)
+        let wanted = self.omitted(&all);
+        let Area { medium, index, .. } = &mut self.area;
+        let ending = Ending { all: &all, wanted: &wanted, digest: diff_id };
+        let summary = medium.finish(index, &ending, self.pulse)?;
+        let mut places = summary.places.into_iter();
+        let omitted = wanted
+            .into_iter()
+            .map(|id| Omitted { path: index.path(id), place: places.next().unwrap_or(0) })
+            .collect();
+        Ok(Unpacked {
+            diff_id,
+            bytes: summary.bytes,
+            inodes: summary.inodes,
+            skipped_attributes: summary.skipped_attributes,
+            opaque,
+            omitted,
+        })
     }
 
     /// Drops whiteouts that have nothing to hide because everything below is hidden already: they would show up as
@@ -417,10 +196,7 @@ impl Extractor<'_> {
             node.opaque |= parent_opaque;
             if node.opaque && node.has_whiteouts {
                 self.pulse.beat();
-                self.area.drop_whiteouts(id).map_err(|source| UnpackError::Disk {
-                    step: "drop idle whiteouts below",
-                    source,
-                })?;
+                self.area.medium.drop_whiteouts(&self.area.index, id)?;
             }
             if own_opaque && !parent_opaque {
                 let path = self.area.index.path(id);
@@ -433,22 +209,40 @@ impl Extractor<'_> {
         }
         Ok(paths)
     }
+
+    /// Directories that no entry describes and that layers below may have. Where these are more than the report has a place
+    /// for, the rest keeps what it was made with.
+    fn omitted(&self, all: &[Id]) -> Vec<Id> {
+        let index = &self.area.index;
+        let mut path_bytes = 0;
+        let mut omitted: Vec<Id> = all
+            .iter()
+            .copied()
+            .filter(|&id| !index.node(id).described && !index.node(id).opaque)
+            .take(MAX_OMITTED)
+            .collect();
+        let fits = omitted.iter().position(|&id| {
+            path_bytes += index.path(id).len();
+            path_bytes > MAX_OMITTED_BYTES
+        });
+        omitted.truncate(fits.unwrap_or(omitted.len()));
+        omitted
+    }
 }
 
-/// A regular file to be made.
-struct File<'a> {
-    size: u64,
-    map: Option<&'a [Segment]>,
-    attributes: &'a Attributes,
+/// The content of the current entry, with a sign of life for each piece.
+struct Feed<'a, R> {
+    archive: &'a mut Archive<R>,
+    pulse: &'a mut Pulse,
 }
 
-fn c_name(name: &[u8]) -> Result<CString, UnpackError> {
-    // The reader of extended headers lets no NUL into a key.
-    CString::new(name).map_err(|_| UnpackError::disk("name an extended attribute of")(Errno::INVAL))
-}
+impl<R: BufRead> Content for Feed<'_, R> {
+    fn data(&mut self) -> Result<&[u8], TarError> {
+        self.pulse.beat();
+        self.archive.data()
+    }
 
-/// Both times are the one an archive knows. Beyond what the file system can store, it takes the nearest.
-fn times(mtime: Time) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
+    fn consume(&mut self, count: usize) {
+        self.archive.consume(count);
+    }
 }

@@ -1,7 +1,7 @@
 //! The directories that the layer has so far, in memory.
 //!
-//! Every directory in the staging area is in here and nothing else is, because nobody but this process writes there. So a
-//! path whose parts are all found here has no symbolic link in it.
+//! Every directory of the layer is in here and nothing else is, because nobody but this process makes any. So a path whose
+//! parts are all found here has no symbolic link in it.
 
 use crate::failure::UnpackError;
 use crate::name::MAX_DEPTH;
@@ -23,6 +23,11 @@ pub(crate) struct Id(u32);
 impl Id {
     /// The root of the layer.
     pub(crate) const ROOT: Self = Self(0);
+
+    /// Small and without gaps, for tables.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// What is known about a directory.
@@ -38,8 +43,8 @@ pub(crate) struct Node {
     pub(crate) opaque: bool,
     /// There may be whiteouts in it.
     pub(crate) has_whiteouts: bool,
-    /// It was given to somebody other than root.
-    pub(crate) owned: bool,
+    /// An entry says what it is like.
+    pub(crate) described: bool,
     pub(crate) mode: u16,
     pub(crate) mtime: Time,
 }
@@ -118,6 +123,23 @@ impl Index {
         self.children.remove(&node.key);
     }
 
+    /// Whether neither `id` nor a directory above it was removed.
+    pub(crate) fn is_there(&self, id: Id) -> bool {
+        let mut at = id;
+        while at != Id::ROOT {
+            if self.node(at).removed {
+                return false;
+            }
+            at = self.parent(at);
+        }
+        true
+    }
+
+    /// How many directories there were in all, removed ones counted.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The path from the root to `id`, without the root: empty for itself.
     pub(crate) fn path(&self, id: Id) -> Vec<u8> {
         let mut names = Vec::with_capacity(usize::from(self.node(id).depth));
@@ -154,7 +176,7 @@ fn node(key: Rc<[u8]>, parent: Id, depth: u8) -> Node {
         removed: false,
         opaque: false,
         has_whiteouts: false,
-        owned: false,
+        described: false,
         mode: IMPLICIT_MODE,
         mtime: Time::default(),
     }

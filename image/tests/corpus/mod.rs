@@ -1,14 +1,17 @@
 //! Layers from raw bytes, the real worker to unpack them, and a canary that must stay as it is.
 
 #![allow(dead_code, reason = "each suite uses its own part of this")]
+#![allow(clippy::print_stdout, reason = "a test that does not run says so there")]
 
-use image::layer::{Compression, LayerError, Layers, Overlay};
+use image::layer::wire::Form;
+use image::layer::{Choice, Compression, LayerError, LayerStore, Layers};
 use image::{ChainId, Digest, Limits};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// One entry to write: a header whose every field can be made wrong, with what goes before and after it.
 #[derive(Clone)]
@@ -158,7 +161,8 @@ pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
 /// A store in a directory of its own, beside a canary.
 pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
-    pub(crate) store: Overlay,
+    pub(crate) store: LayerStore,
+    pub(crate) choice: Choice,
     pub(crate) limits: Limits,
 }
 
@@ -172,17 +176,25 @@ pub(crate) fn chain(n: u8) -> ChainId {
     ChainId::base(&Digest::of(&[n]))
 }
 
+/// Runs `test` on a store of directories and on one of images.
+pub(crate) fn on_both(test: impl Fn(Bench)) {
+    for choice in [Choice::Overlay, Choice::Erofs] {
+        test(Bench::new(choice));
+    }
+}
+
+/// The same, directories where no disk and nobody else's writing decides how long something takes.
+pub(crate) fn quickly_on_both(test: impl Fn(Bench)) {
+    test(Bench::below(Path::new("/dev/shm"), Choice::Overlay));
+    test(Bench::new(Choice::Erofs));
+}
+
 impl Bench {
-    pub(crate) fn new() -> Self {
-        Self::below(&std::env::temp_dir())
+    pub(crate) fn new(choice: Choice) -> Self {
+        Self::below(&std::env::temp_dir(), choice)
     }
 
-    /// Where no disk and nobody else's writing decides how long something takes.
-    pub(crate) fn in_memory() -> Self {
-        Self::below(Path::new("/dev/shm"))
-    }
-
-    fn below(dir: &Path) -> Self {
+    fn below(dir: &Path, choice: Choice) -> Self {
         let dir = tempfile::tempdir_in(dir).unwrap();
         let canary = dir.path().join("canary");
         fs::create_dir_all(canary.join("sub")).unwrap();
@@ -190,8 +202,20 @@ impl Bench {
             File::create_new(canary.join(name)).unwrap().write_all(b"alive").unwrap();
         }
         std::os::unix::fs::symlink("file", canary.join("link")).unwrap();
-        let store = Overlay::open(&dir.path().join("root"), worker()).unwrap();
-        Self { dir, store, limits: Limits::default() }
+        let root = dir.path().join("root");
+        let store = match LayerStore::open(&root, worker(), choice) {
+            Err(err @ LayerError::NoImages(_)) => {
+                println!("NOT RUN on images: {}", with_causes(&err));
+                LayerStore::open(&root, worker(), Choice::Overlay).unwrap()
+            }
+            opened => opened.unwrap(),
+        };
+        Self { dir, store, choice, limits: Limits::default() }
+    }
+
+    /// The layers are images.
+    pub(crate) fn has_images(&self) -> bool {
+        self.store.form() == Form::Erofs
     }
 
     pub(crate) fn canary(&self) -> PathBuf {
@@ -216,6 +240,9 @@ impl Bench {
         })?;
         let diff_id = staged.diff_id().clone();
         staged.commit(name)?;
+        if self.has_images() {
+            accepted_by_others(&self.place(name));
+        }
         Ok(diff_id)
     }
 
@@ -237,16 +264,48 @@ impl Bench {
         shown
     }
 
-    pub(crate) fn tree(&self, layer: &ChainId) -> PathBuf {
-        self.dir.path().join("root/layers").join(layer.digest().hex()).join("diff")
+    pub(crate) fn tree(&self, layer: &ChainId) -> Tree {
+        Tree(self.store.open(layer).unwrap())
+    }
+
+    /// Where a layer is on disk.
+    pub(crate) fn place(&self, layer: &ChainId) -> PathBuf {
+        let end = if self.has_images() { ".erofs" } else { "" };
+        self.dir.path().join("root/layers").join(format!("{}{end}", layer.digest().hex()))
     }
 
     /// The tree of a layer on one line, without owners, modes and times.
     pub(crate) fn show(&self, layer: &ChainId) -> String {
-        let root: OwnedFd = self.store.open(layer).unwrap();
-        drop(root);
         let hides = if self.store.hides_below(layer).unwrap() { "hides below; " } else { "" };
-        format!("{hides}{}", listing(&self.tree(layer), false).join("; "))
+        format!("{hides}{}", listing(&self.tree(layer).path(), false).join("; "))
+    }
+}
+
+/// The tools of EROFS find nothing wrong with an image.
+fn accepted_by_others(image: &Path) {
+    for (tool, arguments) in [("fsck.erofs", &["--extract"][..]), ("dump.erofs", &["-s"])] {
+        let output = match Command::new(tool).args(arguments).arg(image).output() {
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+                println!("NOT RUN: {tool} is not installed");
+                continue;
+            }
+            output => output.unwrap(),
+        };
+        let text = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&text));
+    }
+}
+
+/// An open layer.
+pub(crate) struct Tree(pub(crate) OwnedFd);
+
+impl Tree {
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/", self.0.as_raw_fd()).into()
+    }
+
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod exec;
 pub mod foresight;
 pub mod mount;
 pub mod netlink;
+pub mod overlay;
 pub mod pin;
 mod result;
 pub mod rights;

@@ -192,6 +192,7 @@ async fn privileged_images_are_unpacked_for_real() {
     let config = StoreConfig {
         root: root.path().to_owned(),
         unpack,
+        layers: Choice::default(),
         insecure_registries: Vec::new(),
         registry_config: None,
         keep_packed: false,

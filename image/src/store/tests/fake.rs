@@ -1,7 +1,8 @@
 //! A layer store in memory, with threads for workers.
 
 use crate::digest::{Algorithm, ChainId, Digest, Hasher};
-use crate::layer::{Compression, LayerError, Layers, Staged, Staging, Usage};
+use crate::layer::wire::Omitted;
+use crate::layer::{Compression, LayerError, Layers, Like, Staged, Staging, Usage};
 use crate::limits::Limits;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,6 +148,14 @@ impl Staging for FakeStaging {
 impl Staged for FakeStaged {
     fn diff_id(&self) -> &Digest {
         &self.diff_id
+    }
+
+    fn omitted(&self) -> &[Omitted] {
+        &[]
+    }
+
+    fn adopt(&mut self, _: &Omitted, _: &Like) -> Result<(), LayerError> {
+        Ok(())
     }
 
     fn commit(self: Box<Self>, as_layer: &ChainId) -> Result<(), LayerError> {

@@ -67,6 +67,7 @@ impl Bed {
         let config = StoreConfig {
             root: root.path().to_owned(),
             unpack: PathBuf::new(),
+            layers: Choice::default(),
             insecure_registries: Vec::new(),
             registry_config: None,
             max_downloads: 3,
