@@ -1,4 +1,4 @@
-//! Modes, owners, times and extended attributes, as layers may have them; and the same tree from GNU tar. Needs root.
+//! Modes, owners, times and extended attributes, as layers may have them. Needs root.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -8,13 +8,9 @@ use corpus::{
     Bench, Entry, archive, attribute, chain, device, dir, entry, file, hard_link, on_both, symlink,
 };
 use image::layer::Compression;
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
+use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 /// Unpacks `entries` as a layer and looks at its tree, on both stores.
 fn tree(entries: impl IntoIterator<Item = Entry>, look: impl Fn(&Bench, &Path)) {
@@ -231,141 +227,4 @@ fn privileged_too_much_of_extended_attributes_is_refused() {
             assert_eq!(got, format!("layer refused: entry \"a\": {want}"), "{name}");
         }
     });
-}
-
-/// A tree with something of everything, made by ordinary means.
-fn specimen(root: &Path) {
-    let attributes = |path: &Path, name: &str, value: &[u8]| {
-        rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
-    };
-    let mut size = 1u32;
-    for n in 0..200u32 {
-        let dir = root.join(format!(
-            "d{}/e{}/{}",
-            n % 7,
-            n % 3,
-            "x".repeat(usize::try_from(n % 90).unwrap() + 1)
-        ));
-        fs::create_dir_all(&dir).unwrap();
-        size = size.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let path = dir.join(format!("file{n}"));
-        let content: Vec<u8> = (0..size % 70_000)
-            .flat_map(|n| n.to_le_bytes())
-            .take(usize::try_from(size % 70_000).unwrap())
-            .collect();
-        File::create_new(&path).unwrap().write_all(&content).unwrap();
-        let (uid, gid) = (n % 5 * 1000, n % 11 * 3_000_000);
-        std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400 | (n * 37 % 0o7777))).unwrap();
-        if n % 4 == 0 {
-            attributes(&path, "user.note", format!("note {n}\n=").as_bytes());
-        }
-        if n % 9 == 0 {
-            fs::hard_link(&path, root.join(format!("hard{n}"))).unwrap();
-        }
-        if n % 10 == 0 {
-            let link = root.join(format!("link{n}"));
-            std::os::unix::fs::symlink(
-                "../".repeat(usize::try_from(n % 40).unwrap()) + "somewhere",
-                &link,
-            )
-            .unwrap();
-            std::os::unix::fs::lchown(&link, Some(uid), Some(gid)).unwrap();
-        }
-    }
-    let odd = std::ffi::OsStr::from_bytes(b"odd \xff\n name");
-    File::create_new(root.join(odd)).unwrap();
-    attributes(&root.join("d0/e0"), "user.dir", b"1");
-    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    attributes(&root.join("d1/e1/xx/file1"), "security.capability", &capability);
-    for (name, kind, number) in [
-        ("null", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
-        ("pipe", rustix::fs::FileType::Fifo, 0),
-    ] {
-        rustix::fs::mknodat(rustix::fs::CWD, root.join(name), kind, rustix::fs::Mode::RUSR, number)
-            .unwrap();
-    }
-    fs::set_permissions(root.join("d2"), fs::Permissions::from_mode(0o1770)).unwrap();
-    fs::set_permissions(root.join("d3"), fs::Permissions::from_mode(0o000)).unwrap();
-    std::os::unix::fs::chown(root.join("d4/e0"), Some(12), Some(34)).unwrap();
-}
-
-/// Everything about a tree that an archive carries, but times of links, which GNU tar sets too but old file systems do not.
-fn portrait(root: &Path) -> BTreeMap<PathBuf, String> {
-    let mut portrait = BTreeMap::new();
-    let mut first_names = BTreeMap::new();
-    let mut lines = vec![PathBuf::new()];
-    while let Some(path) = lines.pop() {
-        let full = root.join(&path);
-        let meta = fs::symlink_metadata(&full).unwrap();
-        let mut text = format!("{:o} {} rdev {}", meta.mode(), about(&full), meta.rdev());
-        if meta.is_dir() {
-            lines.extend(
-                fs::read_dir(&full).unwrap().map(|child| path.join(child.unwrap().file_name())),
-            );
-        } else if meta.is_symlink() {
-            text += &format!(" -> {:?}", fs::read_link(&full).unwrap());
-        } else if meta.is_file() {
-            text += &format!(" {}", image::Digest::of(&fs::read(&full).unwrap()).as_str());
-            // The same inode shows as the same group of names.
-            let names: &mut Vec<PathBuf> = first_names.entry(meta.ino()).or_default();
-            names.push(path.clone());
-        }
-        for name in ["user.note", "user.dir", "security.capability"] {
-            text += &format!(" {:?}", attribute(&full, name));
-        }
-        portrait.insert(path, text);
-    }
-    for mut names in first_names.into_values().filter(|names| names.len() > 1) {
-        names.sort();
-        portrait.insert(names[0].join("(links)"), format!("{names:?}"));
-    }
-    portrait
-}
-
-#[test]
-fn privileged_the_tree_is_the_one_that_gnu_tar_makes() {
-    let dir = tempfile::tempdir().unwrap();
-    let (source, theirs) = (dir.path().join("source"), dir.path().join("theirs"));
-    for format in ["pax", "gnu"] {
-        fs::create_dir_all(&source).unwrap();
-        fs::create_dir_all(&theirs).unwrap();
-        specimen(&source);
-        let tar = |arguments: &[&str]| {
-            let output = Command::new("tar").args(arguments).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            output.stdout
-        };
-        let mut create =
-            vec!["--format", format, "--sparse", "-C", source.to_str().unwrap(), "-c", "."];
-        if format == "pax" {
-            create.splice(..0, ["--xattrs", "--xattrs-include=*"]);
-        }
-        let layer = tar(&create);
-        let archive = dir.path().join("layer.tar");
-        File::create_new(&archive).unwrap().write_all(&layer).unwrap();
-        tar(&[
-            "--xattrs",
-            "--xattrs-include=*",
-            "--numeric-owner",
-            "-p",
-            "-C",
-            theirs.to_str().unwrap(),
-            "-xf",
-            archive.to_str().unwrap(),
-        ]);
-        let theirs_seen = portrait(&theirs);
-        on_both(|bench| {
-            bench.unpack_as(&chain(0), &corpus::gzip(&layer), Compression::Gzip).unwrap();
-            let ours = portrait(&bench.tree(&chain(0)).path());
-            for (path, want) in &theirs_seen {
-                assert_eq!(ours.get(path), Some(want), "{format}: {}", path.display());
-            }
-            assert_eq!(ours.len(), theirs_seen.len(), "{format}");
-        });
-        for path in [&source, &theirs, &archive] {
-            let parent = File::open(dir.path()).unwrap();
-            sys::tree::remove(parent, path.file_name().unwrap(), &mut || {}).unwrap();
-        }
-    }
 }

@@ -28,7 +28,12 @@ pub struct Like {
 }
 
 /// Gives the directories that `staged` leaves out what they have in the layers `below`, lowest first.
-pub(crate) fn inherit(
+///
+/// # Errors
+///
+/// [`LayerError::Missing`] when one of those is not here, [`LayerError::Store`] when they cannot be looked into; the
+/// staged layer must not be committed then.
+pub fn inherit(
     staged: &mut dyn Staged,
     layers: &dyn Layers,
     below: &[ChainId],

@@ -20,8 +20,7 @@ pub mod wire;
 mod worker;
 
 pub use both::LayerStore;
-pub use inherit::Like;
-pub(crate) use inherit::inherit;
+pub use inherit::{Like, inherit};
 
 use crate::digest::{ChainId, Digest};
 use crate::limits::Limits;

@@ -229,9 +229,24 @@ impl Bench {
         layer: &[u8],
         compression: Compression,
     ) -> Result<Digest, LayerError> {
+        self.unpack_onto(name, layer, compression, &[])
+    }
+
+    /// Unpacks and commits the plain `layer`, on top of others, lowest first.
+    pub(crate) fn unpack_on(&self, name: &ChainId, layer: &[u8], below: &[ChainId]) {
+        self.unpack_onto(name, layer, Compression::Plain, below).unwrap();
+    }
+
+    fn unpack_onto(
+        &self,
+        name: &ChainId,
+        layer: &[u8],
+        compression: Compression,
+        below: &[ChainId],
+    ) -> Result<Digest, LayerError> {
         let mut staging = self.store.begin(compression, &self.limits)?;
         let mut input = staging.input().unwrap();
-        let staged = std::thread::scope(|scope| {
+        let mut staged = std::thread::scope(|scope| {
             scope.spawn(move || {
                 // A worker that refuses the layer does not read it to its end.
                 input.write_all(layer).ok();
@@ -239,6 +254,7 @@ impl Bench {
             staging.finish()
         })?;
         let diff_id = staged.diff_id().clone();
+        image::layer::inherit(&mut *staged, &self.store, below)?;
         staged.commit(name)?;
         if self.has_images() {
             accepted_by_others(&self.place(name));
@@ -364,4 +380,25 @@ pub(crate) fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
     let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
     value.truncate(length);
     Some(value)
+}
+
+/// Unpacks each layer and compares the tree, or the reason for refusing it.
+pub(crate) fn check<const N: usize>(cases: [(&str, Vec<Entry>, &str); N]) {
+    on_both(|bench| {
+        let canary = bench.canary().display().to_string();
+        for (name, entries, want) in &cases {
+            let got = bench.unpack(&archive(entries.clone())).unwrap_or_else(|err| err);
+            assert_eq!(got.replace(&canary, "CANARY"), *want, "{:?}: {name}", bench.choice);
+        }
+    });
+}
+
+/// A layer that is refused with this reason.
+pub(crate) fn refused(at: &str, why: &str) -> String {
+    format!("layer refused: entry \"{at}\": {why}")
+}
+
+/// Where something to hurt is, outside every layer.
+pub(crate) fn outside(bench: &Bench, name: &str) -> String {
+    bench.canary().join(name).display().to_string()
 }
