@@ -8,14 +8,17 @@
 //!                    ◀──────────────────────────── procfs ────────────────────────────────┘
 //! ```
 
-use super::{Channel, Start, Step, Word, channel, namespaces, root, session, tell};
+use super::{Channel, Start, Step, Word, channel, identity, namespaces, root, session, tell};
 use crate::refuse::{Explain, refusal};
+use plan::{Capabilities, Identity};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use sys::clone::{Spawn, Spawned};
 
+/// What the mount of a procfs takes: CAP_SYS_ADMIN, 21.
+const TO_MOUNT: u64 = 1 << 21;
 const STEP: &str = "make the target's procfs";
 /// It takes a millisecond; a namespace that is about to end may never let anybody in.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +55,10 @@ fn outside(start: &Start<'_>, pids: BorrowedFd<'_>, channel: &Channel) -> Step<(
     root::enter_nothing()?;
     namespaces::enter_pids(pids)?;
     session::keep_only(vec![channel.as_fd()], &start.world.proof)?;
+    // Whoever may trace processes there gets no more than what the mount takes.
+    let root = Identity { uid: 0, gid: 0, groups: Vec::new(), umask: None };
+    identity::assume(&root, Capabilities::default(), TO_MOUNT)?;
+    rustix::thread::set_no_new_privs(true).step("set no_new_privs", "")?;
     let two = super::spawn(start.world, &Spawn::default(), || tell(channel, inside(channel)))?;
     end_of(&two)
 }
