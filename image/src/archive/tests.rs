@@ -2,7 +2,10 @@ use super::*;
 use crate::archive::write::header;
 use std::io::Write;
 
-fn tar(files: &[(&str, &[u8])]) -> File {
+/// A file's name and content.
+type Entry<'a> = (&'a str, &'a [u8]);
+
+fn tar(files: &[Entry<'_>]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     for (name, content) in files {
         file.write_all(&header(name, content.len() as u64)).unwrap();
@@ -13,7 +16,7 @@ fn tar(files: &[(&str, &[u8])]) -> File {
     file
 }
 
-fn open(files: &[(&str, &[u8])]) -> Result<Archive, ArchiveError> {
+fn open(files: &[Entry<'_>]) -> Result<Archive, ArchiveError> {
     let base = "example.com/base".parse().unwrap();
     Archive::open(tar(files), Some(&base), &Limits::default())
 }
@@ -72,7 +75,7 @@ async fn what_docker_saved_gets_a_manifest() {
 #[test]
 fn what_is_no_archive_of_images_is_refused() {
     let missing = serde_json::json!([{ "Config": "none", "Layers": [] }]).to_string();
-    let cases: [(&str, &[(&str, &[u8])]); 4] = [
+    let cases: [(&str, &[Entry<'_>]); 4] = [
         ("no image", &[("readme", b"hello")]),
         ("no JSON", &[("index.json", b"{")]),
         ("a file that is missing", &[("manifest.json", missing.as_bytes())]),

@@ -138,11 +138,14 @@ async fn a_pull_in_another_process() {
     bed.pull(&name).await.unwrap();
 }
 
+/// Names and values of the environment.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 #[tokio::test]
 async fn proxies_of_the_environment_are_used() {
     let proxy = Registry::honest(Recipe::new(&[b"one"]).shelf()).await;
     let at = format!("http://{}", proxy.address);
-    let cases: [(&str, &str, &[(&str, &str)], bool); 6] = [
+    let cases: [(&str, &str, Variables<'_>, bool); 6] = [
         ("HTTP_PROXY", "plain.invalid:8080", &[("HTTP_PROXY", &at)], true),
         ("in small letters", "plain.invalid:8080", &[("http_proxy", &at)], true),
         ("ALL_PROXY", "plain.invalid:8080", &[("ALL_PROXY", &at)], true),
