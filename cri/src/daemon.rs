@@ -13,6 +13,7 @@ use crate::recover::Leavings;
 use crate::sandbox::{Sandboxes, slice_path};
 use crate::service::Service;
 use crate::store::{Records, StoreError};
+use crate::stream::{self, Streaming};
 use crate::supervision::{self, Reload};
 use crate::systemd::{Systemd, SystemdError};
 use cri_api::berth::v1::berth_server::BerthServer;
@@ -78,6 +79,8 @@ pub(crate) enum DaemonError {
     Metrics(#[from] prometheus::Error),
     #[error(transparent)]
     ListenMetrics(#[from] metrics::ListenError),
+    #[error("streaming server")]
+    Streams(#[from] stream::ListenError),
     #[error("wait for signals")]
     Signals(#[source] io::Error),
     #[error("serve")]
@@ -104,11 +107,13 @@ pub(crate) async fn run(config: Config, reload: Reload) -> Result<(), DaemonErro
         Some(address) => Some(metrics::listen(address).await?),
         None => None,
     };
+    let streams = stream::Listener::new(&config.stream).await?;
+    let streaming = Streaming::new(streams.base.clone());
     let instruments = Instruments::new()?;
     let counting = CountCalls(instruments.clone());
     let (node, leavings) = {
         let instruments = instruments.clone();
-        host::blocking(move || open(config, paths, instruments)).await?
+        host::blocking(move || open(config, paths, instruments, streaming)).await?
     };
     if let Some(scrapes) = scrapes {
         let metrics = Metrics::new(&instruments, Arc::downgrade(&node))?;
@@ -121,6 +126,7 @@ pub(crate) async fn run(config: Config, reload: Reload) -> Result<(), DaemonErro
     node.collect_later();
     tokio::task::spawn_blocking(move || sweeping.sweep(&leavings));
 
+    tokio::spawn(stream::serve(streams, Arc::clone(&node)));
     let told = ended()?;
     supervision::reload_on_hangup(reload, &node).map_err(DaemonError::Signals)?;
     supervision::ready(&node);
@@ -183,6 +189,7 @@ fn open(
     config: Config,
     paths: Paths,
     instruments: Instruments,
+    streaming: Streaming,
 ) -> Result<(Arc<Node>, Leavings), DaemonError> {
     let cgroups = Cgroups::detect()?;
     let cgroup_parent = parent(&config.cgroup)?;
@@ -235,7 +242,7 @@ fn open(
     let sandboxes = Arc::new(Sandboxes::new(Arc::clone(&host)));
     let containers =
         Arc::new(Containers::new(Arc::clone(&host), Arc::clone(&sandboxes), Arc::clone(&images)));
-    let node = Arc::new(Node { host, sandboxes, containers, images });
+    let node = Arc::new(Node { host, sandboxes, containers, images, streaming });
     // What happens from here on is heard; what happened before, recovery asks for.
     later.set(Arc::downgrade(&node)).ok();
     let leavings = node.recover()?;

@@ -21,8 +21,13 @@ impl Filters {
     }
 
     /// The process of an exec in a container of that spec.
-    pub(crate) fn exec(&self, spec: &Spec, command: &[String]) -> Result<plan::Process, SpecError> {
-        cri_spec::exec_with(spec, command, false, &mut |profile| self.compile(profile))
+    pub(crate) fn exec(
+        &self,
+        spec: &Spec,
+        command: &[String],
+        tty: bool,
+    ) -> Result<plan::Process, SpecError> {
+        cri_spec::exec_with(spec, command, tty, &mut |profile| self.compile(profile))
     }
 
     fn compile(&self, profile: &LinuxSeccomp) -> Result<plan::Seccomp, SpecError> {

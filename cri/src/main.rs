@@ -25,6 +25,7 @@ mod sandbox;
 mod service;
 mod stats;
 mod store;
+mod stream;
 mod supervision;
 mod systemd;
 mod table;

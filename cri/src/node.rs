@@ -5,6 +5,7 @@ use crate::container::{ContainerError, Containers};
 use crate::host::{Host, blocking};
 use crate::images::{ImageError, Images};
 use crate::sandbox::{Sandbox, SandboxError, Sandboxes};
+use crate::stream::Streaming;
 use image::{Digest, Image, ProgressSender, PullRequest, Reference};
 use runtime::id::PodId;
 use runtime::monitor::Monitor;
@@ -20,6 +21,7 @@ pub(crate) struct Node {
     pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) containers: Arc<Containers>,
     pub(crate) images: Arc<Images>,
+    pub(crate) streaming: Streaming,
 }
 
 /// A pull that has not ended well, or not yet: dropped, it has what is left of it freed later.

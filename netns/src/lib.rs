@@ -32,6 +32,7 @@ mod network;
 mod route;
 mod setting;
 mod shaping;
+mod socket;
 mod statistics;
 mod subnet;
 
@@ -44,5 +45,6 @@ pub use netlink::{Error as NetlinkError, Refusal};
 pub use network::{
     About, Attached, Bandwidth, Checked, Dns, Kind, NetworkWish, PodNetwork, PortMapping, Protocol,
 };
+pub use socket::tcp_socket;
 pub use statistics::{Direction, LinkStatistics, statistics};
 pub use subnet::{BadSubnet, Subnet, Subnets};

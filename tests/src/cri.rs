@@ -93,6 +93,9 @@ calls! {
     runtime_service: list_containers(ListContainersRequest) -> ListContainersResponse;
     runtime_service: container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     runtime_service: exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    runtime_service: exec(ExecRequest) -> ExecResponse;
+    runtime_service: attach(AttachRequest) -> AttachResponse;
+    runtime_service: port_forward(PortForwardRequest) -> PortForwardResponse;
     runtime_service: reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     runtime_service: update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     runtime_service: update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;

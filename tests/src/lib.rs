@@ -22,6 +22,7 @@ pub mod canary;
 pub mod census;
 pub mod cgroup;
 pub mod cri;
+pub mod crictl;
 pub mod daemon;
 pub mod handler;
 pub mod hostile;
@@ -38,6 +39,7 @@ pub mod race;
 pub mod registry;
 pub mod scripted;
 pub mod stage;
+pub mod streams;
 pub mod systemd;
 pub mod world;
 

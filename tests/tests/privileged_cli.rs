@@ -1,7 +1,6 @@
 //! What people type: `berth`, and crictl where it is built.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use suite::daemon::write;
 use suite::patience::until;
@@ -197,29 +196,15 @@ fn privileged_berth_leads_a_pod_through_its_life_as_crictl_does() {
 #[test]
 fn privileged_crictl_leads_a_pod_through_its_life() {
     in_world(|world| {
-        let Some(crictl) = crictl() else {
-            eprintln!("NOT RUN: crictl is not built (hack/cri-tools builds it)");
+        if world.crictl(&[]).is_none() {
             return;
-        };
-        let endpoint = format!("unix://{}", world.socket().display());
+        }
         let run = |arguments: &[&str]| {
-            let mut command = Command::new(&crictl);
-            command.args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint]);
-            succeed(command.args(["--timeout", "30s"]).args(arguments))
+            succeed(&mut world.crictl(arguments).expect("it was there just now"))
         };
         let version = run(&["version"]);
         assert!(version.contains("RuntimeApiVersion:  v1"), "{version}");
         type_a_pods_life(world, "by-crictl", &run);
         world.assert_nothing_is_left();
     });
-}
-
-/// `BERTH_CRICTL`, else where hack/cri-tools puts it, else in PATH.
-fn crictl() -> Option<PathBuf> {
-    let named = std::env::var_os("BERTH_CRICTL").map(PathBuf::from);
-    let own = std::env::current_exe().ok()?;
-    let built = own.ancestors().nth(3).map(|target| target.join("tools/crictl"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join("crictl"));
-    named.into_iter().chain(built).chain(found).find(|path: &PathBuf| Path::exists(path))
 }

@@ -36,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) image: Image,
     pub(crate) container: Container,
     pub(crate) handlers: BTreeMap<String, Handler>,
+    pub(crate) stream: Stream,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -133,6 +134,15 @@ fn handler_timeout_ms() -> u64 {
     30_000
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Stream {
+    pub(crate) address: String,
+    pub(crate) idle_timeout_s: u64,
+    pub(crate) tls_cert: PathBuf,
+    pub(crate) tls_key: PathBuf,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -150,6 +160,7 @@ impl Default for Config {
             image: Image::default(),
             container: Container::default(),
             handlers: BTreeMap::new(),
+            stream: Stream::default(),
         }
     }
 }
@@ -187,6 +198,17 @@ impl Default for Container {
             shm_size_mib: 64,
             exec_drain_ms: 1000,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+        }
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:0".into(),
+            idle_timeout_s: 4 * 60 * 60,
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
 }

@@ -4,18 +4,16 @@
 //! which is also what a client's hanging up comes to, makes the monitor kill all of it.
 
 use super::budget::Share;
+use super::streams::{Pipes, exec_ended};
 use super::{Container, ContainerError, Containers};
-use crate::handlers::Runner;
 use crate::host::blocking;
-use runtime::monitor::{Exec, ExecError, ExecRequest, ExecStreams, Program};
-use rustix::pipe::{PipeFlags, pipe_with};
+use runtime::monitor::ExecError;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -47,13 +45,6 @@ pub(crate) struct ExecOutput {
     share: Share,
 }
 
-/// An exec that has been started.
-struct Session {
-    exec: Exec,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
 impl Containers {
     /// Runs a command in a running container and waits for its end.
     ///
@@ -75,7 +66,7 @@ impl Containers {
         let of = Arc::clone(&container);
         let work = async {
             // A session that comes too late is dropped, and with it the exec.
-            let session = blocking(move || this.begin(&of, &exec.command)).await?;
+            let session = blocking(move || this.exec_on_pipes(&of, &exec.command, false)).await?;
             let output = session.finish(drain, self.exec_memory.share()).await;
             let output = output.map_err(|source| ContainerError::ExecIo {
                 container: container.id.clone(),
@@ -98,48 +89,6 @@ impl Containers {
             },
         }
     }
-
-    fn begin(&self, container: &Container, command: &[String]) -> Result<Session, ContainerError> {
-        let pipe = || {
-            pipe_with(PipeFlags::CLOEXEC).map_err(|err| ContainerError::ExecIo {
-                container: container.id.clone(),
-                step: "make pipes",
-                source: err.into(),
-            })
-        };
-        let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
-        let streams = ExecStreams::Pipes { stdin: None, stdout: out, stderr: err };
-        let exec = self.ask_exec(container, command, streams)?;
-        Ok(Session { exec, stdout, stderr })
-    }
-
-    /// Has the monitor run a command, in the words of whoever runs the container.
-    fn ask_exec(
-        &self,
-        container: &Container,
-        command: &[String],
-        streams: ExecStreams,
-    ) -> Result<Exec, ContainerError> {
-        let not_running = || container.wrong_state("running");
-        let sandbox = self.sandboxes.table.get(container.pod().as_str()).ok_or_else(not_running)?;
-        let monitor = sandbox.monitor().ok_or_else(not_running)?;
-        let (plan, oci);
-        let process = match self.runner(&sandbox)? {
-            Runner::Own => {
-                let mut process = self.host.filters.exec(&container.spec(), command)?;
-                self.limit_open_files(&mut process);
-                plan = process;
-                Program::Plan(&plan)
-            }
-            Runner::Other(_) => {
-                let tty = matches!(streams, ExecStreams::Terminal);
-                oci = self.driven_exec(container, command, tty)?;
-                Program::Oci(&oci)
-            }
-        };
-        let request = ExecRequest { process, streams };
-        monitor.exec(&container.id, request).map_err(|err| container.no_exec(err))
-    }
 }
 
 impl Container {
@@ -158,10 +107,10 @@ impl Container {
     }
 }
 
-impl Session {
+impl Pipes {
     /// Reads both outputs until the command has ended and they are at their end, or `drain` after it.
     async fn finish(self, drain: Duration, share: Share) -> io::Result<ExecOutput> {
-        let Self { exec, stdout, stderr } = self;
+        let Self { exec, stdin: _, stdout, stderr } = self;
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = {
             let outputs = async {
@@ -171,7 +120,7 @@ impl Session {
                 tokio::try_join!(out, err).map(drop)
             };
             tokio::pin!(outputs);
-            let ended = ended(&exec);
+            let ended = exec_ended(&exec);
             tokio::pin!(ended);
             tokio::select! {
                 done = &mut outputs => {
@@ -189,22 +138,6 @@ impl Session {
             }
         };
         Ok(ExecOutput { stdout: out, stderr: err, code, share })
-    }
-}
-
-#[allow(
-    deprecated,
-    reason = "what makes it unsound is a descriptor that changes; an OwnedFd's does not"
-)]
-async fn ended(exec: &Exec) -> io::Result<i32> {
-    let readiness = AsyncFd::new(exec.wait_readiness().as_fd().try_clone_to_owned()?)?;
-    loop {
-        let mut ready = readiness.readable().await?;
-        match exec.ended() {
-            Ok(Some(code)) => return Ok(code),
-            Ok(None) => ready.clear_ready(),
-            Err(err) => return Err(io::Error::other(err)),
-        }
     }
 }
 

@@ -24,6 +24,7 @@ mod start;
 mod state;
 pub(crate) mod status;
 mod stop;
+mod streams;
 mod update;
 mod volumes;
 
@@ -58,6 +59,7 @@ pub(crate) use rootfs::volume as merged;
 use update::Allowance;
 
 pub(crate) use state::{Event, Exited, Reason, State};
+pub(crate) use streams::{Attached, Pipes, Running, detached, exec_ended};
 
 /// What of a container is recorded.
 #[derive(Clone, Debug)]
@@ -202,6 +204,8 @@ pub(crate) enum ContainerError {
     ExecMemory { container: ContainerId },
     #[error("exec in container {container}: {step}")]
     ExecIo { container: ContainerId, step: &'static str, source: io::Error },
+    #[error(transparent)]
+    Streams(#[from] crate::stream::TooMany),
     #[error("container {container} did not end after SIGKILL")]
     StillRunning { container: ContainerId },
     #[error("record container {container}")]

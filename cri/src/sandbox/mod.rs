@@ -191,6 +191,11 @@ impl Sandbox {
         self.lock_detail().clone()
     }
 
+    /// Whether its network namespace is its own, and not the node's.
+    pub(crate) fn has_own_network(&self) -> bool {
+        !is_host(namespace_options(&self.config).network)
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.lock_detail().state == State::Ready
     }

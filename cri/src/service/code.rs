@@ -137,7 +137,7 @@ fn container(err: &ContainerError) -> Code {
         | ContainerError::Handler(_) => Code::FailedPrecondition,
         ContainerError::Undrivable { .. } => Code::Unimplemented,
         ContainerError::ExecTimeout { .. } => Code::DeadlineExceeded,
-        ContainerError::ExecMemory { .. } => Code::ResourceExhausted,
+        ContainerError::ExecMemory { .. } | ContainerError::Streams(_) => Code::ResourceExhausted,
         ContainerError::Lost(_)
         | ContainerError::Layers { .. }
         | ContainerError::Files { .. }

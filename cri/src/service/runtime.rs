@@ -4,6 +4,7 @@ use super::{Service, node, stats, to_the_end};
 use crate::container::ExecSync;
 use crate::host::blocking;
 use crate::network;
+use crate::stream::Wanted;
 use cri_api::runtime::v1::runtime_service_server::RuntimeService;
 use cri_api::runtime::v1::*;
 use std::sync::Arc;
@@ -283,5 +284,28 @@ impl RuntimeService for Service {
         stats::parts(metrics, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
             pod_sandbox_metrics,
         })
+    }
+
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let ExecRequest { container_id, cmd, tty, stdin, stdout, stderr } = request.into_inner();
+        let wanted = Wanted { stdin, stdout, stderr, tty };
+        let url = self.node.exec_url(&container_id, cmd, wanted);
+        Ok(Response::new(ExecResponse { url: url.map_err(|err| Status::from(&err))? }))
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let AttachRequest { container_id, stdin, tty, stdout, stderr } = request.into_inner();
+        let wanted = Wanted { stdin, stdout, stderr, tty };
+        let url = self.node.attach_url(&container_id, wanted);
+        Ok(Response::new(AttachResponse { url: url.map_err(|err| Status::from(&err))? }))
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<PortForwardRequest>,
+    ) -> Answer<PortForwardResponse> {
+        let PortForwardRequest { pod_sandbox_id, port } = request.into_inner();
+        let url = self.node.forward_url(&pod_sandbox_id, &port);
+        Ok(Response::new(PortForwardResponse { url: url.map_err(|err| Status::from(&err))? }))
     }
 }
