@@ -145,7 +145,11 @@ fn privileged_systemd_delegates_a_unit_for_each_pod_and_gets_it_back() {
         drop(managed);
         drop(systemd);
         succeed(Command::new("ip").args(["link", "delete", "berth-t1"]));
-        succeed(Command::new("nft").args(["delete", "table", "inet", "berth-test1"]));
+        // One for each family that the daemon has rules in.
+        let tables = succeed(Command::new("nft").args(["list", "tables"]));
+        for table in tables.lines().filter(|line| line.ends_with(" berth-test1")) {
+            succeed(Command::new("nft").arg("delete").args(table.split(' ')));
+        }
     });
 }
 
