@@ -124,7 +124,10 @@ pub(crate) async fn run(config: Config, reload: Reload) -> Result<(), DaemonErro
     // What was left behind is known by now, so that nothing new is taken for it; removing it may take its time.
     let sweeping = Arc::clone(&node);
     node.collect_later();
-    tokio::task::spawn_blocking(move || sweeping.sweep(&leavings));
+    tokio::task::spawn_blocking(move || {
+        sweeping.sweep(&leavings);
+        sweeping.verify_networks();
+    });
 
     tokio::spawn(stream::serve(streams, Arc::clone(&node)));
     let told = ended()?;

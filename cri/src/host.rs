@@ -9,7 +9,7 @@ use crate::metrics::Instruments;
 use crate::store::Records;
 use crate::systemd::Systemd;
 use cri_spec::{Architecture, CgroupFacts, HostDevice, HostFacts};
-use netns::Bridge;
+use netns::Networks;
 use runtime::cgroup::{CgroupPath, Cgroups, Version};
 use runtime::id::{ContainerId, PodId};
 use runtime::monitor::MonitorBinary;
@@ -30,7 +30,7 @@ pub(crate) struct Host {
     pub(crate) cgroups: Cgroups,
     /// Where pods go that name no cgroup parent of their own.
     pub(crate) cgroup_parent: CgroupPath,
-    pub(crate) network: Arc<Bridge>,
+    pub(crate) network: Arc<Networks>,
     /// Who makes the pods' cgroups, where that is not us.
     pub(crate) systemd: Option<Systemd>,
     pub(crate) monitor: MonitorBinary,
@@ -66,6 +66,11 @@ impl Paths {
     /// The pod CIDR that kubelet told.
     pub(crate) fn pod_cidr(&self) -> PathBuf {
         self.root.join("pod-cidr")
+    }
+
+    /// What is noted of attachments that network plugins have made.
+    pub(crate) fn attachments(&self) -> PathBuf {
+        self.root.join("cni")
     }
 
     /// What of all pods does not outlive a reboot.

@@ -6,7 +6,7 @@
 use crate::chain::chain;
 use crate::config::{ConfigError, Network};
 use crate::host::{Host, Paths};
-use netns::{BadSubnet, Bridge, NetworkError, Subnets};
+use netns::{BadSubnet, NetworkError, Networks, Subnets};
 use std::io;
 use std::sync::Arc;
 
@@ -31,9 +31,10 @@ pub(crate) enum OpenError {
 }
 
 /// Opens the pod network.
-pub(crate) fn open(config: &Network, paths: &Paths) -> Result<Arc<Bridge>, OpenError> {
+pub(crate) fn open(config: &Network, paths: &Paths) -> Result<Arc<Networks>, OpenError> {
     let subnets = config.subnets()?.or_else(|| kept(paths));
-    Ok(Arc::new(Bridge::open(config.bridge(subnets))?))
+    let plugins = config.cni(paths.attachments());
+    Ok(Arc::new(Networks::open(config.mode, config.bridge(subnets), &plugins)?))
 }
 
 /// Takes the pod CIDR that kubelet tells, one subnet or one of each family: new pods get addresses of it. Where the

@@ -282,6 +282,17 @@ impl Node {
         self.containers.collect();
     }
 
+    /// Says which pods have lost their network while no daemon was there. What can be put back has been.
+    pub(crate) fn verify_networks(&self) {
+        for pod in self.sandboxes.table.list().iter().filter(|pod| pod.is_ready()) {
+            if let Some(attached) = pod.detail().network
+                && let Err(err) = self.host.network.verify(&attached)
+            {
+                tracing::error!(pod = ?pod.id, err = chain(&err), "the pod's network is not what it was");
+            }
+        }
+    }
+
     /// Below our own parent only: kubelet sweeps its own.
     fn remove_pod_cgroup(&self, name: &str) -> Result<(), String> {
         let path = self.host.cgroup_parent.join(name).map_err(|err| chain(&err))?;

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::cni::CniError;
 use crate::netlink;
 use crate::network::PortMapping;
 use crate::subnet::Subnet;
@@ -120,6 +121,10 @@ pub enum NetworkError {
         /// The configured name.
         name: String,
     },
+
+    /// A network plugin did not do its part, or there is none.
+    #[error(transparent)]
+    Cni(#[from] CniError),
 
     /// Something the network stands on is gone or was changed from outside, and could not be put right.
     #[error("{object} {name} is {state}")]

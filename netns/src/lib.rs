@@ -15,6 +15,8 @@
 //! so that after a crash [`sweep`](PodNetwork::sweep) finds what no record claims.
 
 mod bridge;
+mod choice;
+mod cni;
 mod config;
 mod conntrack;
 #[cfg(any(test, feature = "fake"))]
@@ -37,6 +39,8 @@ mod statistics;
 mod subnet;
 
 pub use bridge::{Bridge, loopback_up};
+pub use choice::{Mode, Networks};
+pub use cni::{Cni, CniConfig, CniError, Command as CniCommand};
 pub use config::{BridgeConfig, Forward};
 pub use error::NetworkError;
 #[cfg(any(test, feature = "fake"))]

@@ -100,6 +100,11 @@ pub(crate) fn redirect(index: u32, shaper: u32) -> [Request; 2] {
     [ingress, filter]
 }
 
+/// What may go at once at `bits` per second, in bits.
+pub(crate) fn burst_bits(bits: u64) -> u64 {
+    u64::from(Bucket::of(bits).burst) * 8
+}
+
 /// `struct tcmsg`.
 fn header(index: u32, parent: u32) -> [u8; 20] {
     let mut header = [0; 20];

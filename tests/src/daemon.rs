@@ -78,10 +78,12 @@ impl Daemon {
 /// Writes the configuration that keeps this daemon apart from every other on the machine.
 pub fn configure(stage: &Stage, insecure_registries: &[String]) {
     let cgroup = stage.cgroups.path();
+    let plugins = stage.directory().join("cni/net.d");
+    let plugins = plugins.display();
     let registries: Vec<String> =
         insecure_registries.iter().map(|name| format!("{name:?}")).collect();
     let text = format!(
-        "[network]\nbridge = \"{BRIDGE}\"\nsubnet = \"10.77.0.0/16\"\ntable = \"berth-test\"\n\n\
+        "[network]\ncni_config = \"{plugins}\"\nbridge = \"{BRIDGE}\"\nsubnet = \"10.77.0.0/16\"\ntable = \"berth-test\"\n\n\
          [cgroup]\nparent = \"{cgroup}\"\n\n[metrics]\naddress = \"{METRICS}\"\n\n[image]\ninsecure_registries = [{}]\n\
          keep_unfinished_s = 0\nregistry_config = \"\"\n{}",
         registries.join(", "),

@@ -285,8 +285,11 @@ impl Config {
 
     /// Refuses what no later step could make sense of, and fills in the programs beside our own.
     pub(crate) fn checked(mut self) -> Result<Self, ConfigError> {
-        for (key, value) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)]
-        {
+        let mut paths =
+            vec![("root", &self.root), ("state", &self.state), ("socket", &self.socket)];
+        paths.push(("network.cni_config", &self.network.cni_config));
+        paths.extend(self.network.cni_plugins.iter().map(|path| ("network.cni_plugins", path)));
+        for (key, value) in paths {
             if !value.is_absolute() {
                 return Err(ConfigError::Relative { key, value: value.clone() });
             }

@@ -10,7 +10,7 @@ use crate::store::StoreError;
 use crate::systemd::SystemdError;
 use cri_spec::SpecError;
 use image::PullFault;
-use netns::NetworkError;
+use netns::{CniError, NetworkError};
 use runtime::cgroup::CgroupError;
 use runtime::monitor::MonitorError;
 use rustix::io::Errno;
@@ -225,13 +225,17 @@ fn network(err: &NetworkError) -> Code {
         | NetworkError::PortRepeated { .. } => Code::InvalidArgument,
         NetworkError::PortTaken { .. } | NetworkError::AlreadyAttached(_) => Code::AlreadyExists,
         NetworkError::SubnetFull { .. } => Code::ResourceExhausted,
-        NetworkError::NoSubnet => Code::Unavailable,
+        NetworkError::NoSubnet | NetworkError::Cni(CniError::NoConfiguration(_)) => {
+            Code::Unavailable
+        }
+        NetworkError::Cni(CniError::TimedOut { .. }) => Code::DeadlineExceeded,
         NetworkError::Name { .. }
         | NetworkError::Kernel { .. }
         | NetworkError::Setting { .. }
         | NetworkError::Enter { .. }
         | NetworkError::NotABridge { .. }
         | NetworkError::NotOurs { .. }
+        | NetworkError::Cni(_)
         | NetworkError::Broken { .. } => Code::Internal,
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn runtime_config(node: &Node) -> RuntimeConfigResponse {
 pub(super) fn status(node: &Node, verbose: bool) -> StatusResponse {
     let network = match node.host.network.status() {
         Ok(remarks) => condition("NetworkReady", "", remarks.join("; ")),
-        Err(err) => condition("NetworkReady", "BridgeNotReady", crate::chain::chain(&err)),
+        Err(err) => condition("NetworkReady", "NetworkNotReady", crate::chain::chain(&err)),
     };
     let conditions = vec![condition("RuntimeReady", "", String::new()), network];
     let mut info = BTreeMap::new();

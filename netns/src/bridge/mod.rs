@@ -13,6 +13,8 @@ mod repair;
 mod sweep;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::host as testing;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

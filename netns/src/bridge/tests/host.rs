@@ -20,14 +20,14 @@ use crate::network::Attached;
 
 /// Longer than anything here takes, and shorter than the second after which ARP and TCP try again: what needs a second
 /// try is a failure.
-pub(super) const SOON: Duration = Duration::from_millis(900);
+pub(crate) const SOON: Duration = Duration::from_millis(900);
 
 /// The two ends of the wire between the host and its neighbour.
-pub(super) const HOST: &str = "203.0.113.1";
-pub(super) const OUTSIDE: &str = "203.0.113.2";
+pub(crate) const HOST: &str = "203.0.113.1";
+pub(crate) const OUTSIDE: &str = "203.0.113.2";
 
 /// Runs `test` on a thread in a fresh network namespace: its host. Threads and programs it starts are on it, too.
-pub(super) fn on_a_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn on_a_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let host = scope.spawn(|| {
             enter_fresh_namespace();
@@ -39,7 +39,7 @@ pub(super) fn on_a_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
 }
 
 /// What a sandbox starts with: a namespace with nothing but `lo`, down.
-pub(super) fn fresh_namespace() -> OwnedFd {
+pub(crate) fn fresh_namespace() -> OwnedFd {
     let made = thread::spawn(|| {
         enter_fresh_namespace();
         current_namespace()
@@ -47,16 +47,16 @@ pub(super) fn fresh_namespace() -> OwnedFd {
     made.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-pub(super) fn enter_fresh_namespace() {
+pub(crate) fn enter_fresh_namespace() {
     unshare(CloneFlags::CLONE_NEWNET).expect("privileged tests run as root");
 }
 
-fn current_namespace() -> OwnedFd {
+pub(crate) fn current_namespace() -> OwnedFd {
     File::open("/proc/thread-self/ns/net").unwrap().into()
 }
 
 /// A neighbour of the host, joined by a wire. It knows nothing of pods.
-pub(super) fn outside() -> OwnedFd {
+pub(crate) fn outside() -> OwnedFd {
     let namespace = fresh_namespace();
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
     run(&format!("ip link add wire0 type veth peer name wire1 netns {path}"));
@@ -72,7 +72,7 @@ pub(super) fn outside() -> OwnedFd {
 }
 
 /// The output of a program run in the calling thread's network namespace.
-pub(super) fn run(command: &str) -> String {
+pub(crate) fn run(command: &str) -> String {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -81,7 +81,7 @@ pub(super) fn run(command: &str) -> String {
 }
 
 /// Links, addresses, routes and the whole firewall of the calling thread's namespace.
-pub(super) fn everything() -> String {
+pub(crate) fn everything() -> String {
     // Without what comes and goes with the first port of a bridge: its carrier.
     let links = run("ip -o link")
         .lines()
@@ -100,45 +100,45 @@ pub(super) fn everything() -> String {
 }
 
 /// A pod's namespace, attached.
-pub(super) struct Pod {
-    pub(super) namespace: OwnedFd,
-    pub(super) attached: Attached,
+pub(crate) struct Pod {
+    pub(crate) namespace: OwnedFd,
+    pub(crate) attached: Attached,
 }
 
 impl Pod {
-    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(self.namespace.as_fd(), work).unwrap()
     }
 
-    pub(super) fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.attached.addresses[0]
     }
 
-    pub(super) fn serve(&self, port: u16) -> Server {
+    pub(crate) fn serve(&self, port: u16) -> Server {
         self.inside(|| Server::start(port))
     }
 
-    pub(super) fn serve6(&self, port: u16) -> Server {
+    pub(crate) fn serve6(&self, port: u16) -> Server {
         self.inside(|| Server::start6(port))
     }
 }
 
 /// A TCP server in the network namespace it was started in.
-pub(super) struct Server {
+pub(crate) struct Server {
     listener: TcpListener,
 }
 
 impl Server {
-    pub(super) fn start(port: u16) -> Self {
+    pub(crate) fn start(port: u16) -> Self {
         Self { listener: TcpListener::bind(("0.0.0.0", port)).unwrap() }
     }
 
-    pub(super) fn start6(port: u16) -> Self {
+    pub(crate) fn start6(port: u16) -> Self {
         Self { listener: TcpListener::bind(("::", port)).unwrap() }
     }
 
     /// Has `connect` reach this very server, and says from which address.
-    pub(super) fn reached_by(&self, connect: impl FnOnce() -> io::Result<TcpStream>) -> IpAddr {
+    pub(crate) fn reached_by(&self, connect: impl FnOnce() -> io::Result<TcpStream>) -> IpAddr {
         let mut client = connect().unwrap();
         let soon = Timespec::try_from(SOON).unwrap();
         let waiting = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&soon)).unwrap();
@@ -150,16 +150,16 @@ impl Server {
         let mut heard = String::new();
         client.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "hello");
-        from.ip()
+        from.ip().to_canonical()
     }
 }
 
-pub(super) fn connect(address: impl ToString, port: u16) -> io::Result<TcpStream> {
+pub(crate) fn connect(address: impl ToString, port: u16) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&SocketAddr::new(ip(&address.to_string()), port), SOON)
 }
 
 /// A TCP socket that sends from `address`.
-pub(super) fn bound_to(address: &str) -> OwnedFd {
+pub(crate) fn bound_to(address: &str) -> OwnedFd {
     let kind = rustix::net::SocketType::STREAM;
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, kind, None).unwrap();
     rustix::net::bind(&socket, &SocketAddr::new(ip(address), 0)).unwrap();
@@ -172,7 +172,7 @@ pub(super) fn bound_to(address: &str) -> OwnedFd {
     socket
 }
 
-pub(super) fn connect_from(socket: &OwnedFd, to: &str) -> io::Result<()> {
+pub(crate) fn connect_from(socket: &OwnedFd, to: &str) -> io::Result<()> {
     let to: SocketAddr = to.parse().unwrap();
     // The timeout of a blocking connect shows as "in progress".
     rustix::net::connect(socket, &to).map_err(|err| match err {
@@ -182,7 +182,7 @@ pub(super) fn connect_from(socket: &OwnedFd, to: &str) -> io::Result<()> {
 }
 
 /// Tells everybody on the calling thread's eth0 to send what leaves the network here, and to call themselves 2001:db8:bad::.
-pub(super) fn advertise_a_router() {
+pub(crate) fn advertise_a_router() {
     use rustix::net::{AddressFamily, SocketType, sendto, socket};
     const ICMPV6: u32 = 58;
     let protocol = rustix::net::Protocol::from_raw(ICMPV6.try_into().unwrap());
@@ -203,6 +203,6 @@ fn eth0_index() -> u32 {
     listed.split(':').next().unwrap().trim().parse().unwrap()
 }
 
-pub(super) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

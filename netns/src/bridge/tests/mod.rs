@@ -1,7 +1,7 @@
 //! The bridge on the real kernel, in network namespaces that each test makes for itself.
 
 mod dual;
-mod host;
+pub(crate) mod host;
 mod identity;
 mod life;
 mod others;
