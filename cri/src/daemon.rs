@@ -2,6 +2,7 @@
 
 use crate::config::{self, Config, Driver};
 use crate::container::Containers;
+use crate::events::Hub;
 use crate::filters::Filters;
 use crate::handlers::Handlers;
 use crate::host::{self, Host, Paths};
@@ -234,6 +235,7 @@ fn open(
         watch,
         facts,
         filters: Filters::default(),
+        events: Hub::default(),
         handlers: Handlers::open(&config, user_namespaces),
         oom_score_adj: host::own_oom_score_adj().map_err(DaemonError::Facts)?,
         instruments: instruments.clone(),

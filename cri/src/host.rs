@@ -3,6 +3,7 @@
 use crate::apparmor;
 use crate::chain::chain;
 use crate::config::Config;
+use crate::events::Hub;
 use crate::filters::Filters;
 use crate::handlers::Handlers;
 use crate::metrics::Instruments;
@@ -40,6 +41,7 @@ pub(crate) struct Host {
     pub(crate) user_namespaces: bool,
     pub(crate) filters: Filters,
     pub(crate) handlers: Handlers,
+    pub(crate) events: Hub,
     /// The daemon's own, which without CAP_SYS_RESOURCE is the lowest that others can get.
     pub(crate) oom_score_adj: i32,
     pub(crate) instruments: Instruments,

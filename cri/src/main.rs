@@ -11,6 +11,7 @@ mod chain;
 mod config;
 mod container;
 mod daemon;
+mod events;
 mod filters;
 mod flight;
 mod handlers;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{containers, exec, images, logs, node, pods, stats};
+use crate::commands::{containers, events, exec, images, logs, node, pods, stats};
 use crate::error::CliError;
 use crate::node::Node;
 use crate::output::Out;
@@ -108,6 +108,9 @@ enum Command {
     UpdateRuntimeConfig(node::UpdateRuntimeConfig),
     /// Show what the runtime wants kubelet to use
     RuntimeConfig,
+    /// Show what happens to pods and containers, as it happens
+    #[command(visible_alias = "event")]
+    Events(events::Events),
 }
 
 /// Prints help, or what is wrong with the words.
@@ -170,6 +173,7 @@ impl Args {
             Command::Metricdescs(descriptors) => descriptors.run(&node, out).await,
             Command::UpdateRuntimeConfig(update) => update.run(&node).await,
             Command::RuntimeConfig => node::runtime_config(&node, out).await,
+            Command::Events(events) => events.run(&node, out).await,
         }
         .map(|()| 0)
     }

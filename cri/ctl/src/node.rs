@@ -52,6 +52,14 @@ impl Node {
         })
     }
 
+    /// Events from now on.
+    pub(crate) async fn container_events(
+        &self,
+    ) -> Result<Streaming<v1::ContainerEventResponse>, Status> {
+        let request = v1::GetEventsRequest {};
+        Ok(self.runtime.clone().get_container_events(request).await?.into_inner())
+    }
+
     /// Starts a pull that tells its progress.
     pub(crate) async fn pull_with_progress(
         &self,

@@ -11,7 +11,8 @@ use crate::host::{blocking, device, now_ns};
 use crate::images::Hold;
 use crate::sandbox::{Sandbox, files, is_host, log_directory, namespace_options};
 use cri_api::runtime::v1::{
-    ContainerConfig, CreateContainerRequest, LinuxContainerSecurityContext, NamespaceMode, Signal,
+    ContainerConfig, ContainerEventType, CreateContainerRequest, LinuxContainerSecurityContext,
+    NamespaceMode, Signal,
 };
 use cri_spec::{HostDevice, HostFacts, ImageDefaults, Input, NamespacePins, UserNamespace};
 use oci_spec::runtime::Spec;
@@ -185,8 +186,10 @@ impl Containers {
             .records
             .put_container(record)
             .map_err(|source| ContainerError::Record { container: id.clone(), source })?;
-        self.table.insert(id.as_str(), Arc::new(Container::new(record.clone())));
+        let container = Arc::new(Container::new(record.clone()));
+        self.table.insert(id.as_str(), Arc::clone(&container));
         undo.commit();
+        self.tell(ContainerEventType::ContainerCreatedEvent, &container);
         Ok(id)
     }
 

@@ -4,6 +4,7 @@ use super::{Container, ContainerError, Containers, Event, Exited};
 use crate::chain::chain;
 use crate::host::{now_ns, to_ns};
 use runtime::exit::{self, Exit};
+use std::sync::PoisonError;
 
 impl Containers {
     /// Notes the end of a container in memory, at once. [`Self::settle`] does what takes time.
@@ -13,6 +14,8 @@ impl Containers {
 
     /// Records the end of a container and gives back what the kernel held for it.
     pub(crate) fn settle(&self, container: &Container) {
+        // Listeners hear of it before they hear of what comes next, such as the end of the pod.
+        drop(container.telling.lock().unwrap_or_else(PoisonError::into_inner));
         if let Err(err) = self.write(container) {
             // The monitor's own record stays, and the next start of the daemon reads it.
             tracing::error!(container = ?container.id, err = chain(&err), "record exit");

@@ -36,7 +36,7 @@ use crate::sandbox::{LogPathError, SandboxError, Sandboxes};
 use crate::stats::Gauge;
 use crate::store::StoreError;
 use crate::table::{Ambiguous, Table};
-use cri_api::runtime::v1::ContainerConfig;
+use cri_api::runtime::v1::{ContainerConfig, ContainerEventType};
 use oci_spec::runtime::Spec;
 use runtime::cgroup::BadCgroupPath;
 use runtime::id::{ContainerId, PodId};
@@ -104,6 +104,8 @@ pub(crate) struct Container {
     /// Held while the state is written, so that an older one never follows a newer one to the disk, nor any of them the
     /// removal: that is when this is true.
     removed: Mutex<bool>,
+    /// Held while the state moves on and listeners are told, so that nobody hears of an end before its beginning.
+    telling: Mutex<()>,
     /// Whether somebody has begun to start it: only one ever does.
     claimed: AtomicBool,
     /// Its statistics, read before and held open.
@@ -124,7 +126,7 @@ pub(crate) struct Containers {
     host: Arc<Host>,
     sandboxes: Arc<Sandboxes>,
     images: Arc<Images>,
-    pub(crate) table: Table<Container>,
+    pub(crate) table: Arc<Table<Container>>,
     flights: Arc<Flights<Key, Result<ContainerId, Arc<ContainerError>>>>,
     exec_memory: budget::Budget,
 }
@@ -224,6 +226,7 @@ impl Container {
             state,
             kill_at: watch::Sender::new(None),
             removed: Mutex::default(),
+            telling: Mutex::default(),
             claimed: AtomicBool::new(false),
             gauge: Gauge::default(),
         }
@@ -274,11 +277,12 @@ impl Container {
 
 impl Containers {
     pub(crate) fn new(host: Arc<Host>, sandboxes: Arc<Sandboxes>, images: Arc<Images>) -> Self {
+        let table = Arc::clone(&host.events.containers);
         Self {
             host,
             sandboxes,
             images,
-            table: Table::default(),
+            table,
             flights: Arc::default(),
             exec_memory: budget::Budget::default(),
         }
@@ -306,16 +310,33 @@ impl Containers {
 
     /// The part of [`Self::apply`] that cannot fail; says whether anything changed.
     pub(crate) fn advance(&self, container: &Container, event: Event) -> bool {
-        container.state.send_if_modified(|state| match state.after(event) {
+        let _telling = container.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut step = None;
+        let changed = container.state.send_if_modified(|state| match state.after(event) {
             Some(next) => {
                 if let (false, State::Exited(exited)) = (state.is_exited(), &next) {
                     self.host.instruments.exited(exited.reason.as_str());
                 }
+                step = Some((state.clone(), next.clone()));
                 *state = next;
                 true
             }
             None => false,
-        })
+        });
+        if let Some((before, after)) = step
+            && let Some(sandbox) = self.sandboxes.table.get(container.pod().as_str())
+        {
+            self.host.events.tell_step(&before, &after, container.id.as_str(), &sandbox);
+        }
+        changed
+    }
+
+    /// Tells who listens of a container that came or went.
+    fn tell(&self, event: ContainerEventType, container: &Container) {
+        let _telling = container.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sandbox) = self.sandboxes.table.get(container.pod().as_str()) {
+            self.host.events.tell(event, container.id.as_str(), &sandbox);
+        }
     }
 
     fn write(&self, container: &Container) -> Result<(), ContainerError> {

@@ -2,6 +2,7 @@
 
 use super::{Container, ContainerError, Containers};
 use crate::host::blocking;
+use cri_api::runtime::v1::ContainerEventType;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
@@ -70,6 +71,7 @@ impl Containers {
             *removed = true;
         }
         self.table.remove(id.as_str());
+        self.tell(ContainerEventType::ContainerDeletedEvent, container);
         self.forget_flight(container);
         // The image may have been removed while this container was its last user.
         if !container.images().all(|image| self.images.is_listed(&image.id)) {

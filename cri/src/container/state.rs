@@ -74,6 +74,11 @@ impl Exited {
         }
     }
 
+    /// Whether its program ran at all.
+    pub(crate) fn has_run(&self) -> bool {
+        self.reason != Reason::StartError
+    }
+
     /// An end that nobody saw.
     pub(crate) fn unseen(noticed_at: i64, why: &str) -> Self {
         Self {

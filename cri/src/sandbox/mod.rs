@@ -25,7 +25,7 @@ use crate::stats::Gauge;
 use crate::store::StoreError;
 use crate::systemd::SystemdError;
 use crate::table::{Ambiguous, Table};
-use cri_api::runtime::v1::{NamespaceMode, PodSandboxConfig};
+use cri_api::runtime::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
 use netns::{Attached, NetworkError};
 use runtime::cgroup::BadCgroupPath;
 use runtime::id::PodId;
@@ -222,7 +222,11 @@ impl Sandbox {
         host.records
             .put_pod(&record)
             .map_err(|source| SandboxError::Record { pod: self.id.clone(), source })?;
-        *self.lock_detail() = detail;
+        let ends = detail.state == State::NotReady;
+        let ended = std::mem::replace(&mut *self.lock_detail(), detail).state == State::Ready;
+        if ends && ended {
+            host.events.tell(ContainerEventType::ContainerStoppedEvent, self.id.as_str(), self);
+        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use super::{
 use crate::flight::Boarding;
 use crate::host::{Host, blocking, now_ns};
 use crate::metrics::Stage;
+use cri_api::runtime::v1::ContainerEventType::{ContainerCreatedEvent, ContainerStartedEvent};
 use cri_api::runtime::v1::{PodSandboxConfig, RunPodSandboxRequest};
 use cri_spec::UserNamespace;
 use netns::{Checked, PodNetwork};
@@ -213,12 +214,16 @@ impl Sandboxes {
             this.table.remove(known.as_str());
             this.host.records.delete_pod(known.as_str())
         });
-        self.table.insert(id.as_str(), Arc::new(Sandbox::new(record, Some(monitor.clone()))));
+        let sandbox = Arc::new(Sandbox::new(record, Some(monitor.clone())));
+        self.table.insert(id.as_str(), Arc::clone(&sandbox));
         // The pod is known by now, so that a death of its monitor finds it.
         host.watch
             .add(&monitor)
             .map_err(|source| SandboxError::Monitor { pod: id.clone(), source })?;
         undo.commit();
+        for event in [ContainerCreatedEvent, ContainerStartedEvent] {
+            host.events.tell(event, id.as_str(), &sandbox);
+        }
         Ok(id)
     }
 

@@ -3,6 +3,7 @@
 use super::cgroup;
 use super::run::remove_directory;
 use super::{Sandbox, SandboxError, Sandboxes, State, room};
+use cri_api::runtime::v1::ContainerEventType;
 use netns::PodNetwork;
 use sys::pin;
 
@@ -68,6 +69,7 @@ impl Sandboxes {
             .delete_pod(id.as_str())
             .map_err(|source| SandboxError::Record { pod: id.clone(), source })?;
         self.table.remove(id.as_str());
+        self.host.events.tell(ContainerEventType::ContainerDeletedEvent, id.as_str(), sandbox);
         self.forget_flight(&sandbox.config);
         Ok(())
     }

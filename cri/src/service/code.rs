@@ -70,6 +70,11 @@ fn answer(code: Code, text: String) -> Status {
     Status::new(code, text)
 }
 
+/// The end of a stream of events whose client has not kept up.
+pub(super) fn missed_events(count: u64) -> Status {
+    answer(Code::DataLoss, format!("{count} events were missed: list, and listen again"))
+}
+
 fn sandbox(err: &SandboxError) -> Code {
     match err {
         SandboxError::NotFound(_) => Code::NotFound,

@@ -1,19 +1,21 @@
 //! ImageService.
 
-use super::{Service, node, to_the_end};
+use super::{Service, node, stream, to_the_end};
 use crate::images::ImageError;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use cri_api::runtime::v1::image_service_server::ImageService;
 use cri_api::runtime::v1::{
-    AuthConfig, Image as Row, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
+    AuthConfig, Image as Row, ImageFilter, ImageFsInfoRequest, ImageFsInfoResponse, ImageSpec,
     ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest, ListImagesResponse,
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
+    StreamImagesRequest, StreamImagesResponse,
 };
 use image::{Auth, Credentials, Image, ProgressSender, PullRequest};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -21,16 +23,16 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for Service {
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        let filter = request.into_inner().filter.and_then(|filter| filter.image);
-        let name = filter.map(|spec| spec.image).unwrap_or_default();
-        let images = if name.is_empty() {
-            self.node.images.list()
-        } else {
-            let found = self.node.images.resolve(&name).map_err(ImageError::from);
-            found.map_err(|err| Status::from(&err))?.into_iter().collect()
-        };
-        let images = images.iter().map(|image| row(image)).collect();
+        let images = self.rows(request.into_inner().filter)?;
         Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<StreamImagesRequest>,
+    ) -> Answer<BoxStream<StreamImagesResponse>> {
+        let images = self.rows(request.into_inner().filter)?;
+        Ok(stream::rows(images, |images| StreamImagesResponse { images }))
     }
 
     async fn image_status(
@@ -108,6 +110,21 @@ fn secret(auth: AuthConfig) -> Option<Auth> {
     // Docker pads the text with NULs.
     let password = password.trim_matches('\0').to_owned();
     Some(Auth::Basic { username: username.to_owned(), password })
+}
+
+impl Service {
+    /// The images that a filter lets through.
+    fn rows(&self, filter: Option<ImageFilter>) -> Result<Vec<Row>, Status> {
+        let name = filter.and_then(|filter| filter.image).map(|spec| spec.image);
+        let name = name.unwrap_or_default();
+        let images = if name.is_empty() {
+            self.node.images.list()
+        } else {
+            let found = self.node.images.resolve(&name).map_err(ImageError::from);
+            found.map_err(|err| Status::from(&err))?.into_iter().collect()
+        };
+        Ok(images.iter().map(|image| row(image)).collect())
+    }
 }
 
 fn row(image: &Image) -> Row {

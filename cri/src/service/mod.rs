@@ -6,6 +6,7 @@ mod image;
 mod node;
 mod runtime;
 mod stats;
+mod stream;
 mod transfer;
 
 use crate::node::Node;

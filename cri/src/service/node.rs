@@ -7,8 +7,9 @@ use crate::host::Host;
 use crate::node::Node;
 use crate::sandbox::Sandbox;
 use cri_api::runtime::v1::{
-    CgroupDriver, FilesystemIdentifier, FilesystemUsage, ImageFsInfoResponse,
-    LinuxContainerResources, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse,
+    CgroupDriver, Container as ContainerRow, ContainerFilter, FilesystemIdentifier,
+    FilesystemUsage, ImageFsInfoResponse, LinuxContainerResources, LinuxRuntimeConfiguration,
+    PodSandbox as PodRow, PodSandboxFilter, RuntimeCondition, RuntimeConfigResponse,
     RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
     UInt64Value, VersionResponse,
 };
@@ -96,6 +97,18 @@ pub(super) fn image_fs_info(node: &Node) -> ImageFsInfoResponse {
         inodes_used: Some(UInt64Value { value: usage.inodes }),
     };
     ImageFsInfoResponse { image_filesystems: vec![of.clone()], container_filesystems: vec![of] }
+}
+
+/// The pods that a filter lets through.
+pub(super) fn pods(node: &Node, filter: &PodSandboxFilter) -> Vec<PodRow> {
+    let found = node.sandboxes.table.beginning_with(&filter.id);
+    found.iter().filter(|pod| pod.passes(filter)).map(|pod| pod.row()).collect()
+}
+
+/// The containers that a filter lets through.
+pub(super) fn containers(node: &Node, filter: &ContainerFilter) -> Vec<ContainerRow> {
+    let found = node.containers.table.beginning_with(&filter.id);
+    found.iter().filter(|container| container.passes(filter)).map(|one| one.row()).collect()
 }
 
 pub(super) fn pod_info(sandbox: &Sandbox) -> BTreeMap<String, String> {

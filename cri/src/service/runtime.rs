@@ -1,6 +1,6 @@
 //! RuntimeService.
 
-use super::{Service, node, stats, to_the_end};
+use super::{Service, node, stats, stream, to_the_end};
 use crate::container::ExecSync;
 use crate::host::blocking;
 use crate::network;
@@ -91,7 +91,8 @@ impl RuntimeService for Service {
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(sandbox.status()),
             info,
-            ..Default::default()
+            containers_statuses: self.node.host.events.statuses(&sandbox),
+            timestamp: crate::host::now_ns(),
         }))
     }
 
@@ -99,15 +100,16 @@ impl RuntimeService for Service {
         &self,
         request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
-        let filter = request.into_inner().filter.unwrap_or_default();
-        let table = &self.node.sandboxes.table;
-        let items = table
-            .beginning_with(&filter.id)
-            .into_iter()
-            .filter(|sandbox| sandbox.passes(&filter))
-            .map(|sandbox| sandbox.row())
-            .collect();
+        let items = node::pods(&self.node, &request.into_inner().filter.unwrap_or_default());
         Ok(Response::new(ListPodSandboxResponse { items }))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<BoxStream<StreamPodSandboxesResponse>> {
+        let pods = node::pods(&self.node, &request.into_inner().filter.unwrap_or_default());
+        Ok(stream::rows(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
     }
 
     async fn create_container(
@@ -156,14 +158,24 @@ impl RuntimeService for Service {
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let table = &self.node.containers.table;
-        let containers = table
-            .beginning_with(&filter.id)
-            .into_iter()
-            .filter(|container| container.passes(&filter))
-            .map(|container| container.row())
-            .collect();
+        let containers = node::containers(&self.node, &filter);
         Ok(Response::new(ListContainersResponse { containers }))
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> Answer<BoxStream<StreamContainersResponse>> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let containers = node::containers(&self.node, &filter);
+        Ok(stream::rows(containers, |containers| StreamContainersResponse { containers }))
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<BoxStream<ContainerEventResponse>> {
+        Ok(stream::events(self.node.host.events.listen()))
     }
 
     async fn container_status(

@@ -1,6 +1,7 @@
 //! One file for each group of commands: flags, calls, output.
 
 pub(crate) mod containers;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod images;
 pub(crate) mod inspection;

@@ -1,4 +1,4 @@
-//! The runtime itself: `version`, `info`, `runtime-config`.
+//! The runtime itself: `version`, `info`, `runtime-config`, `update-runtime-config`.
 
 use cri_api::runtime::v1::{
     NetworkConfig, RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateRuntimeConfigRequest,
