@@ -8,6 +8,9 @@ use tonic::Code;
 
 type Change = fn(&mut LinuxContainerSecurityContext);
 
+/// User, primary group, and all groups with that one first.
+type Expected = (i64, i64, &'static [i64]);
+
 fn value(value: i64) -> Option<Int64Value> {
     Some(Int64Value { value })
 }
@@ -27,8 +30,7 @@ fn privileged_users_and_groups_are_exact_in_the_process_the_exec_and_the_status(
             .build();
         let image = world.pull(&world.registry().push("identity", "1", &image));
         let pod = world.run_pod("identity");
-        // User, primary group, all groups with that one first.
-        let cases: [(&str, Change, (i64, i64, &[i64])); 8] = [
+        let cases: [(&str, Change, Expected); 8] = [
             ("the image's", |_| {}, (1000, 1001, &[1001, 2000, 3000])),
             ("number", |it| it.run_as_user = value(1000), (1000, 1001, &[1001, 2000, 3000])),
             ("name", |it| it.run_as_username = "app".into(), (1000, 1001, &[1001, 2000, 3000])),

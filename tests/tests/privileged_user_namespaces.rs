@@ -1,5 +1,7 @@
 //! Pods with a user namespace: their root is nobody on the node.
 
+#![expect(clippy::print_stdout, reason = "what could not run is said")]
+
 use cri_api::runtime::v1::{
     ContainerConfig, IdMapping, Mount, MountPropagation, NamespaceMode, NamespaceOption,
     PodSandboxConfig, StatusRequest, UserNamespace,
@@ -31,6 +33,9 @@ fn container(world: &World, name: &str, command: &[&str]) -> ContainerConfig {
     options(&mut security(&mut config).namespace_options).userns_options = Some(ids());
     config
 }
+
+/// What a case changes in a container's configuration.
+type Change = fn(&mut ContainerConfig);
 
 /// Whether this node can: then it must say so, for the handler without a name.
 fn is_possible(world: &World) -> bool {
@@ -235,7 +240,7 @@ fn privileged_containers_that_do_not_fit_their_pods_user_namespace_are_refused()
             world.try_create(pod, config).expect_err("refused").code()
         };
         assert_eq!(create(&without, &|_| {}), Code::InvalidArgument, "one of its own");
-        let cases: [(&str, fn(&mut ContainerConfig)); 4] = [
+        let cases: [(&str, Change); 4] = [
             ("other ids", |config| {
                 let options = options(&mut security(config).namespace_options);
                 options.userns_options.as_mut().unwrap().uids[0].host_id = 1;
