@@ -91,7 +91,7 @@ fn privileged_stats_lists_have_what_runs_and_passes_the_filter() {
         want.sort();
         assert_eq!(all, want, "neither {created} nor {ended} run");
         let of_pod = ContainerStatsFilter { pod_sandbox_id: one.id.clone(), ..Default::default() };
-        assert_eq!(listed(world, Some(of_pod)), [a.clone()]);
+        assert_eq!(listed(world, Some(of_pod)), std::slice::from_ref(&a));
         let by_id = ContainerStatsFilter { id: b[..20].to_owned(), ..Default::default() };
         assert_eq!(listed(world, Some(by_id)), [b]);
 
@@ -103,7 +103,7 @@ fn privileged_stats_lists_have_what_runs_and_passes_the_filter() {
             let stats = world.cri().list_pod_sandbox_stats(request).unwrap().stats;
             stats.into_iter().filter_map(|pod| Some(pod.attributes?.id)).collect::<Vec<_>>()
         };
-        assert_eq!(pods(None), [one.id.clone()], "only ready ones");
+        assert_eq!(pods(None), std::slice::from_ref(&one.id), "only ready ones");
         let none = PodSandboxStatsFilter { id: "ffff".into(), ..Default::default() };
         assert!(pods(Some(none)).is_empty());
     });
