@@ -143,6 +143,63 @@ fn privileged_crictl_forwards_ports() {
     });
 }
 
+#[test]
+fn privileged_berth_streams_as_crictl_does() {
+    in_world(|world| {
+        let pod = world.run_pod("berth-streams");
+        let id = world.run_shell(&pod, "sleeper", "sleep 1000");
+        let berth = |verb: &str, transport: &str, more: &[&str]| {
+            world.berth(&[&[verb, "--transport", transport], more].concat())
+        };
+        for transport in TRANSPORTS {
+            let script = "echo out; echo err >&2; exit 7";
+            let got = output(&mut berth("exec", transport, &[&id, "sh", "-c", script]));
+            assert_eq!((text(&got.stdout), text(&got.stderr)), ("out\n".into(), "err\n".into()));
+            assert_eq!(got.status.code(), Some(7), "{transport}");
+            let input = "all of it\n".repeat(20_000);
+            let got =
+                with_input(&mut berth("exec", transport, &["-i", &id, "cat"]), input.as_bytes());
+            assert!(got.status.success(), "{transport}: {}", text(&got.stderr));
+            assert_eq!(text(&got.stdout).len(), input.len(), "{transport}: half-close");
+            let got = output(&mut berth("exec", transport, &[&id, "/no/such/program"]));
+            assert!(text(&got.stderr).contains("/no/such/program"), "{}", text(&got.stderr));
+
+            let script = "while read x; do echo heard $x; done";
+            let name = format!("reader-{transport}");
+            let mut config =
+                interactive(world.container_config(&name, &["sh", "-c", script]), false);
+            config.stdin_once = true;
+            let reader = world.run(&pod, config);
+            let got = with_input(&mut berth("attach", transport, &["-i", &reader]), b"one\ntwo\n");
+            assert_eq!(text(&got.stdout), "heard one\nheard two\n", "{transport}");
+
+            let inside = "tty; until stty size | grep \"33 99\"; do sleep 0.1; done; exit 3";
+            let exec = berth("exec", transport, &["-i", "-t", &id, "sh", "-c"]);
+            let mut words = vec![exec.get_program().to_string_lossy().into_owned()];
+            words.extend(exec.get_args().map(|word| word.to_string_lossy().into_owned()));
+            let line =
+                format!("stty rows 33 cols 99; {} '{inside}'; echo code $?", words.join(" "));
+            let mut terminal = Command::new("script");
+            terminal.args(["-qec", &line, "/dev/null"]);
+            for (name, value) in exec.get_envs() {
+                terminal.env(name, value.expect("it is set"));
+            }
+            let heard = text(&with_input(&mut terminal, b"").stdout);
+            assert!(heard.contains("33 99") && heard.contains("code 3"), "{transport}: {heard}");
+        }
+        let script = "mkdir /tmp/www; echo hello > /tmp/www/index.html; \
+                      httpd -f -p 127.0.0.1:8080 -h /tmp/www";
+        world.run_shell(&pod, "server", script);
+        for (transport, port) in TRANSPORTS.into_iter().zip([18_090_u16, 18_091]) {
+            let mut forward = berth("port-forward", transport, &[&pod.id, &format!("{port}:8080")]);
+            forward.stdout(Stdio::null()).stderr(Stdio::null());
+            let _forward = world.background(&mut forward);
+            let page = eventually(|| get(port)).expect("a page");
+            assert!(page.ends_with("hello\n"), "{transport}: {page}");
+        }
+    });
+}
+
 fn get(port: u16) -> Option<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
     connection.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{containers, events, exec, images, logs, node, pods, stats};
+use crate::commands::{
+    attach, containers, events, exec, images, logs, node, pods, port_forward, stats,
+};
 use crate::error::CliError;
 use crate::node::Node;
 use crate::output::Out;
@@ -88,6 +90,10 @@ enum Command {
     Update(containers::Update),
     /// Run a command in a container
     Exec(exec::Exec),
+    /// Follow a running container, and type into it
+    Attach(attach::Attach),
+    /// Forward ports of this machine to a pod
+    PortForward(port_forward::PortForward),
     /// Show what a container wrote
     Logs(logs::Logs),
 
@@ -136,6 +142,8 @@ impl Args {
         match self.command {
             Command::Run(run) => return run.run(&node, &settings, out).await,
             Command::Exec(exec) => return exec.run(&node, out).await,
+            Command::Attach(attach) => return attach.run(&node).await,
+            Command::PortForward(forward) => forward.run(&node, out).await,
 
             Command::Images(list) => list.run(&node, out).await,
             Command::Pull(pull) => pull.run(&node, out).await,

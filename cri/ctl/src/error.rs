@@ -77,8 +77,8 @@ pub(crate) enum CliError {
     #[error("container {0} has no earlier attempt")]
     NoEarlierAttempt(String),
 
-    #[error("exec needs --sync: only running a command to its end is possible so far")]
-    ExecNeedsSync,
+    #[error("stream")]
+    Session(#[source] crate::session::SessionError),
 
     #[error("exec needs a container and a command")]
     ExecNeedsCommand,

@@ -23,6 +23,7 @@ mod output;
 mod pull;
 mod run;
 mod select;
+mod session;
 mod settings;
 mod waiting;
 

@@ -256,6 +256,9 @@ calls! {
     runtime: list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse, |node| node.timeout;
     runtime: list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse, |node| node.timeout;
     runtime: list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse, |node| node.timeout;
+    runtime: exec(ExecRequest) -> ExecResponse, |node| node.timeout;
+    runtime: attach(AttachRequest) -> AttachResponse, |node| node.timeout;
+    runtime: port_forward(PortForwardRequest) -> PortForwardResponse, |node| node.timeout;
     runtime: reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse, |_| CHANGE;
     images: list_images(ListImagesRequest) -> ListImagesResponse, |node| node.timeout;
     images: image_status(ImageStatusRequest) -> ImageStatusResponse, |node| node.timeout;

@@ -1,11 +1,12 @@
-//! `berth exec --sync`.
+//! `berth exec`: with its streams connected to ours, or to its end first (`--sync`).
 
-use cri_api::runtime::v1::ExecSyncRequest;
+use cri_api::runtime::v1::{ExecRequest, ExecSyncRequest};
 
 use super::containers::Filter;
 use crate::error::CliError;
 use crate::node::Node;
 use crate::output::{Out, note};
+use crate::session::{self, Transport, Wanted};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Exec {
@@ -13,6 +14,18 @@ pub(crate) struct Exec {
     // `-s` is crictl's, so the filter for states has no short form here.
     #[arg(short, long)]
     sync: bool,
+
+    /// Pass on standard input
+    #[arg(short = 'i', long, conflicts_with = "sync")]
+    stdin: bool,
+
+    /// Give it a terminal
+    #[arg(short, long, conflicts_with = "sync")]
+    tty: bool,
+
+    /// What carries the streams
+    #[arg(short = 'r', long, value_enum, default_value = "spdy")]
+    transport: Transport,
 
     /// Seconds after which the command is killed; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -56,9 +69,6 @@ pub(crate) struct Exec {
 impl Exec {
     /// Gives the exit code of the command: that of the first one that failed.
     pub(crate) async fn run(self, node: &Node, out: &mut Out) -> Result<u8, CliError> {
-        if !self.sync {
-            return Err(CliError::ExecNeedsSync);
-        }
         let (ids, command) = match self.filter() {
             Some(filter) => {
                 let found = filter.find(node, None, false).await?;
@@ -78,7 +88,12 @@ impl Exec {
             if names_each {
                 out.line(format_args!("{id}:"))?;
             }
-            let result = exec(node, out, &id, command, i64::from(self.timeout)).await;
+            out.flush()?;
+            let result = if self.sync {
+                exec(node, out, &id, command, i64::from(self.timeout)).await
+            } else {
+                self.stream(node, &id, command).await
+            };
             match result {
                 Ok(ended) if code == 0 => code = ended,
                 Ok(_) => {}
@@ -87,6 +102,21 @@ impl Exec {
             }
         }
         Ok(if self.ignore_errors { 0 } else { code })
+    }
+
+    async fn stream(&self, node: &Node, id: &str, command: &[String]) -> Result<u8, CliError> {
+        let (stdin, tty) = (self.stdin, self.tty);
+        let request = ExecRequest {
+            container_id: id.into(),
+            cmd: command.to_vec(),
+            tty,
+            stdin,
+            stdout: true,
+            stderr: !tty,
+        };
+        let step = format!("run {:?} in container {id}", command.join(" "));
+        let answer = node.exec(request).await.map_err(CliError::call(step))?;
+        Ok(session::run(&answer.url, self.transport, Wanted { stdin, tty }).await?)
     }
 
     fn filter(&self) -> Option<Filter> {

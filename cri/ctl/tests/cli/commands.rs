@@ -168,11 +168,6 @@ fn what_goes_wrong_is_one_line_that_says_what_to_do() {
         ),
         ("no id", vec!["rmp"], "berth: name at least one pod, or give --all\n"),
         (
-            "exec without --sync",
-            vec!["exec", "a", "b"],
-            "berth: exec needs --sync: only running a command to its end is possible so far\n",
-        ),
-        (
             "no such file",
             vec!["runp", "/nonexistent"],
             "berth: read /nonexistent: open it: no such file or directory (os error 2)\n",
