@@ -50,6 +50,8 @@ impl Node {
     /// Stops a pod, removes its containers and forgets it. One that is not there is removed.
     pub(crate) async fn remove_pod(&self, id: &str) -> Result<(), ContainerError> {
         let Some(sandbox) = self.known(id)? else { return Ok(()) };
+        // As for a stop: a start that hangs must not keep the rest alive, nor us waiting.
+        self.stop_containers(&sandbox).await;
         let guard = Arc::clone(&sandbox.lock).lock_owned().await;
         let removed = self.remove_locked(&sandbox).await;
         drop(guard);

@@ -15,10 +15,10 @@ use crate::node::Node;
 use crate::sandbox::{Record, Sandbox, owner_of_cgroup, room};
 use crate::store::StoreError;
 use netns::PodNetwork;
-use runtime::id::PodId;
+use runtime::id::{ContainerId, PodId};
 use runtime::monitor::{Monitor, MonitorError, Report, Reported};
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -243,7 +243,10 @@ impl Node {
                 .handlers
                 .own_roots()
                 .flat_map(|root| {
-                    strangers(root, &containers).into_iter().map(|name| root.join(name))
+                    let names = strangers(root, &containers).into_iter();
+                    names
+                        .filter(|name| is_of_another(name, &containers))
+                        .map(|name| root.join(name))
                 })
                 .collect(),
             cgroups: cgroups
@@ -326,6 +329,13 @@ fn end_unreachable(sandbox: &Sandbox) {
         }
         Some(Err(err)) => tracing::error!(pod = ?sandbox.id, %err, "end monitor without a socket"),
     }
+}
+
+/// Whether a program keeps this for a container that is not among `containers`: its name begins with the container's id.
+/// What else a program has beside them, such as sockets and caches, is its own.
+fn is_of_another(name: &OsStr, containers: &BTreeSet<String>) -> bool {
+    let id = name.to_str().and_then(|name| name.get(..64));
+    id.is_some_and(|id| id.parse::<ContainerId>().is_ok() && !containers.contains(id))
 }
 
 fn swept(what: &'static str, result: std::io::Result<()>) {

@@ -21,7 +21,7 @@ const ROOT: &str = "BERTH_TEST_ROOT";
 const CHOICE: &str = "BERTH_TEST_CHOICE";
 
 /// Kills, and cuts, for each form.
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 4;
 
 fn content(n: u8) -> Vec<u8> {
     vec![n; usize::from(n) * 7919 % 200_000]

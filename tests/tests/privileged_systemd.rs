@@ -104,8 +104,12 @@ fn privileged_systemd_delegates_a_unit_for_each_pod_and_gets_it_back() {
 
         let slice = "kubepods-besteffort-pod1_2.slice";
         let path = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1_2.slice";
-        let cases =
-            [(slice, path, slice), ("", "/berth.slice/berth-test.slice", "berth-test.slice")];
+        let cases = [
+            (slice, path, slice),
+            // As kubelet says it.
+            (path, path, slice),
+            ("", "/berth.slice/berth-test.slice", "berth-test.slice"),
+        ];
         for (parent, path, slice) in cases {
             let pod = managed.run_pod(world, parent);
             let unit = format!("berth-{pod}.service");

@@ -130,7 +130,8 @@ mod tests {
         let env = json["process"]["env"].as_array().expect("env");
         assert!(env.contains(&json!("GPU=1")) && env.contains(&json!("PATH=/cdi")), "{env:?}");
         assert_eq!(env.iter().filter(|e| e.to_string().contains("PATH=")).count(), 1, "{env:?}");
-        assert_eq!(json["process"]["user"]["additionalGids"], json!([44]));
+        // The first is the primary group; a device's own 0 adds nothing.
+        assert_eq!(json["process"]["user"]["additionalGids"], json!([0, 44]));
         let last = json["mounts"].as_array().and_then(|all| all.last()).expect("a mount");
         assert_eq!(last["options"], json!(["ro", "nosuid", "rbind", "rprivate"]));
         let rules = json["linux"]["resources"]["devices"].as_array().expect("rules");

@@ -36,12 +36,14 @@ impl Place {
         let place = if host.systemd.is_some() {
             let slice = if parent.is_empty() { host.config.cgroup.slice() } else { parent };
             let unit = unit_of(id);
-            slice_path(slice).and_then(|slice| slice.join(&unit)).map(|path| Self {
-                path,
-                is_ours: true,
-                unit: Some((unit, slice.to_owned())),
-                limits,
-            })
+            named_slice(slice).and_then(|(slice, path)| Ok((slice, path.join(&unit)?))).map(
+                |(slice, path)| Self {
+                    path,
+                    is_ours: true,
+                    unit: Some((unit, slice.to_owned())),
+                    limits,
+                },
+            )
         } else {
             let path = match parent {
                 "" => host.cgroup_parent.join(id.as_str()),
@@ -91,6 +93,19 @@ fn limits_of(host: &Host, config: &PodSandboxConfig) -> Result<Limits, SandboxEr
     let Some(linux) = &config.linux else { return Ok(Limits::default()) };
     let limits = pod_limits(host, linux.overhead.as_ref(), linux.resources.as_ref())?;
     Ok(if linux.cgroup_parent.is_empty() { limits } else { Limits::default() })
+}
+
+/// A slice and where it is. Kubelet names one by its whole path, which systemd derives from the last part alone.
+fn named_slice(parent: &str) -> Result<(&str, CgroupPath), BadCgroupPath> {
+    let slice = parent.rsplit('/').next().unwrap_or(parent);
+    let path = slice_path(slice)?;
+    // A path that is not where systemd would put the slice names another cgroup than the one that pods would get.
+    if parent.contains('/')
+        && parent.trim_start_matches('/') != path.to_string().trim_start_matches('/')
+    {
+        return slice_path(parent).map(|path| (parent, path));
+    }
+    Ok((slice, path))
 }
 
 /// The name of a pod's unit.

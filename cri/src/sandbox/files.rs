@@ -32,8 +32,10 @@ pub(super) fn write(
     } else {
         hosts(hostname, address)
     };
-    let resolv = match &config.dns_config {
-        Some(dns) => resolv_conf(dns)?,
+    // A configuration that says nothing is none.
+    let own = config.dns_config.as_ref().map(resolv_conf).transpose()?;
+    let resolv = match own.filter(|text| !text.is_empty()) {
+        Some(text) => text,
         None => read(&of_host("resolv.conf"))?,
     };
     for (name, content) in

@@ -55,7 +55,7 @@ impl Monitor {
     /// The client of a connection is gone.
     pub(crate) fn client_left(&mut self, key: Key, client: Key) {
         if let Some(container) = self.containers.get_mut(&key) {
-            container.streams.leave(client, &mut self.buffer, &self.events);
+            container.streams.leave(client);
         }
         self.tell_of_streams(key);
     }
@@ -63,7 +63,7 @@ impl Monitor {
     /// The client of a connection writes no more.
     pub(crate) fn end_input(&mut self, key: Key, client: Key) {
         if let Some(container) = self.containers.get_mut(&key) {
-            container.streams.end_input(client, &mut self.buffer, &self.events);
+            container.streams.end_input(client);
         }
         self.tell_of_streams(key);
     }

@@ -165,11 +165,11 @@ impl Init {
 }
 
 impl First {
-    /// How it ended, once `wait` has said with which code.
+    /// How it ended, once `wait` has said with which code. One that failed after the kernel had killed something in its
+    /// cgroup for memory failed of that: a supervisor whose worker was killed ends with a code of its own.
     fn exit(&self, code: i32) -> Exit {
-        let killed = code == 128 + Signal::KILL.as_raw();
-        let cause =
-            if killed && self.was_out_of_memory() { Cause::OutOfMemory } else { Cause::Ended };
+        let out_of_memory = code != 0 && self.was_out_of_memory();
+        let cause = if out_of_memory { Cause::OutOfMemory } else { Cause::Ended };
         Exit { code, at: SystemTime::now(), cause, message: String::new() }
     }
 

@@ -126,7 +126,7 @@ impl Streams {
         if self.take(voice, buffer) == Flow::Ended {
             self.close(voice, events);
         }
-        self.end_left_input(buffer, events);
+        self.end_left_input();
     }
 
     /// Reads what is left in the pipes. Nobody can write to them any more but those they were handed to, for whom
@@ -152,20 +152,22 @@ impl Streams {
     }
 
     /// A client has gone.
-    pub(crate) fn leave(&mut self, connection: Key, buffer: &mut [u8], events: &Events) {
+    pub(crate) fn leave(&mut self, connection: Key) {
         self.clients.retain(|client| client.connection != connection);
-        self.end_input(connection, buffer, events);
+        self.end_input(connection);
     }
 
-    /// A client writes no more. For a container that reads one client's input, that was all. A terminal has no end but
-    /// to be hung up.
-    pub(crate) fn end_input(&mut self, connection: Key, buffer: &mut [u8], events: &Events) {
-        if !self.input.once || !self.input.open || self.input.writer != Some(connection) {
+    /// A client writes no more. For a container that reads one client's input, that was all. A terminal has no end but to
+    /// be hung up, which would end the session that the client may want to come back to: the next one may type.
+    pub(crate) fn end_input(&mut self, connection: Key) {
+        if self.input.writer != Some(connection) {
             return;
         }
-        self.input.open = false;
-        if self.input.pipe.take().is_none() && self.terminal {
-            self.drain(Voice::Output, buffer, events);
+        if self.terminal {
+            self.input.writer = None;
+        } else if self.input.once {
+            self.input.open = false;
+            self.input.pipe = None;
         }
     }
 
@@ -174,12 +176,12 @@ impl Streams {
         std::mem::take(&mut self.cut)
     }
 
-    fn end_left_input(&mut self, buffer: &mut [u8], events: &Events) {
-        let writer = self.input.writer.filter(|_| self.input.once);
+    fn end_left_input(&mut self) {
+        let writer = self.input.writer;
         if let Some(writer) = writer
             && self.cut.iter().any(|cut| cut.connection == writer)
         {
-            self.end_input(writer, buffer, events);
+            self.end_input(writer);
         }
     }
 

@@ -51,7 +51,7 @@ impl Stage {
     }
 
     fn end_input(&mut self, connection: Key) {
-        self.streams.end_input(connection, &mut self.buffer, &self.events);
+        self.streams.end_input(connection);
     }
 
     fn input_has_ended(&self) -> bool {
@@ -126,7 +126,7 @@ fn input_ends_with_its_only_writer_or_not_at_all() {
     once.end_input(2);
     assert!(!once.input_has_ended(), "it was not the writer");
     drop(input);
-    once.streams.leave(1, &mut once.buffer, &once.events);
+    once.streams.leave(1);
     assert!(once.input_has_ended());
     let (_third, none) = once.attach(3);
     assert!(none.is_none(), "it has ended for good");
