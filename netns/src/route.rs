@@ -101,6 +101,23 @@ pub(crate) fn create_bridge(name: &str, mac: Mac, mtu: u32) -> Request {
     request
 }
 
+/// Has a bridge learn nothing from frames to the link-local group addresses of IEEE 802.1D (`01:80:c2:00:00:0X`). They pass
+/// no hook, so a pod could send one with another's MAC address and be taken for it. Since Linux 5.0.
+pub(crate) fn learn_from_no_link_local(name: &str) -> Request {
+    const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
+    const BR_BOOLOPT_NO_LL_LEARN: u32 = 1 << 0;
+    // `struct br_boolopt_multi`: the values, and which of them are meant.
+    let option =
+        [BR_BOOLOPT_NO_LL_LEARN.to_ne_bytes(), BR_BOOLOPT_NO_LL_LEARN.to_ne_bytes()].concat();
+    let mut request = Request::new(RTM_NEWLINK, 0, &link_header(0, 0, 0));
+    request.text(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, |data| {
+            data.attribute(IFLA_BR_MULTI_BOOLOPT, &option);
+        });
+    });
+    request
+}
+
 /// A new pair, both ends down: one on the bridge, the other made right inside the pod's namespace.
 pub(crate) fn create_pair(pair: &Pair<'_>) -> Request {
     const VETH_INFO_PEER: u16 = 1;

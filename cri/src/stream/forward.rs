@@ -103,6 +103,8 @@ async fn pairs(pod: Pod, spdy: Spdy, limit: Duration) {
             },
             Some(_) = connections.join_next() => {}
             () = link.idle(limit) => break,
+            // Its writer has found the client gone; its reader may wait for a pod that does not read.
+            () = link.closed() => return,
         }
     }
     connections.shutdown().await;

@@ -12,6 +12,10 @@ use std::collections::HashSet;
 /// Symbolic links on the way to one entry: what Linux follows.
 const MAX_LINKS: usize = 40;
 
+/// Steps on the way through links, of a whole layer. A link's target may have thousands of parts and lead to the next link:
+/// without a bound, a small layer could keep a processor busy for an hour.
+const MAX_STEPS: u64 = 1 << 26;
+
 /// Names that hide something below although they are neither a whiteout nor an opaque directory; see `hidden`.
 const MAX_HIDDEN: usize = 65_536;
 
@@ -24,6 +28,7 @@ pub(crate) struct Area<M> {
     /// it has to be opaque. Keys as in the index.
     hidden: HashSet<Vec<u8>>,
     scratch: Vec<u8>,
+    steps: u64,
 }
 
 /// What to do about directories that are missing on the way to an entry.
@@ -51,7 +56,7 @@ enum Cleared {
 
 impl<M: Medium> Area<M> {
     pub(crate) fn new(medium: M) -> Self {
-        Self { medium, index: Index::new(), hidden: HashSet::new(), scratch: Vec::new() }
+        Self { medium, index: Index::new(), hidden: HashSet::new(), scratch: Vec::new(), steps: 0 }
     }
 
     /// The directory that `path` leads to, symbolic links resolved within the layer.
@@ -83,6 +88,10 @@ impl<M: Medium> Area<M> {
         let mut links = 0;
         let mut at = Id::ROOT;
         while let Some((name, by_link)) = ahead.pop() {
+            self.steps += u64::from(by_link);
+            if self.steps > MAX_STEPS {
+                return Err(UnpackError::LinkLoop);
+            }
             match &name[..] {
                 b"" | b"." => continue,
                 b".." => {

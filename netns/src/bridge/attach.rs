@@ -96,8 +96,12 @@ impl Inner {
         let mut pod = self.prepare_namespace(netns, ipv6)?;
         let mut host = Socket::route().map_err(kernel("make link", link))?;
         self.make_pair(&mut host, netns, attached).map_err(kernel("make link", link))?;
+        // What comes in a frame to a link-local group address is the one thing that a port does not hand to the bridge: no
+        // packet for this node is to come that way, because nothing there looks at who sent it.
+        setting::set(&format!("ipv4/conf/{link}/drop_unicast_in_l2_multicast"), "1")?;
         if self.ipv6 {
-            // A port hands all packets to the bridge, so this only tells those who look that nobody listens here.
+            setting::set(&format!("ipv6/conf/{link}/drop_unicast_in_l2_multicast"), "1")?;
+            // Everything else goes to the bridge, so this only tells those who look that nobody listens here.
             setting::set(&format!("ipv6/conf/{link}/accept_ra"), "0")?;
         }
         self.configure_pod(&mut pod, netns, attached)

@@ -312,7 +312,7 @@ fn make_bridge(config: &BridgeConfig, subnets: &[Subnet], ipv6: bool) -> Result<
         setting::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
         setting::set(&format!("ipv6/conf/{name}/disable_ipv6"), if with_ipv6 { "0" } else { "1" })?;
     }
-    let mut changes = Vec::new();
+    let mut changes = vec![route::learn_from_no_link_local(name)];
     if link.mac != own && !subnets.is_empty() {
         changes.push(route::set_mac(name, own));
     }

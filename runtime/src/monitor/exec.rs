@@ -102,7 +102,14 @@ impl Monitor {
         }
         let container = *container;
         let key = self.next_key();
-        let exec = self.enter(key, container, &process, request).map_err(Failure::Step)?;
+        let entered = self.enter(key, container, &process, request);
+        let exec = match entered {
+            Ok(exec) => exec,
+            Err(refusal) => {
+                self.leave_cgroup(container, exec_cgroup(key));
+                return Err(Failure::Step(refusal));
+            }
+        };
         self.execs.insert(key, Exec { client: Some(client), ..exec });
         Ok(key)
     }
@@ -117,7 +124,7 @@ impl Monitor {
         let first = self.containers.get(&container).and_then(|it| it.process());
         let first = first.ok_or(Errno::SRCH).step("enter", "the container")?;
         let cgroup = first.cgroup.as_ref().map(|cgroup| {
-            let name = format!("exec-{key}");
+            let name = exec_cgroup(key);
             cgroup.held.child(&name).map(|held| (held, name))
         });
         let cgroup = cgroup.transpose().step("make", "cgroup")?;
@@ -248,9 +255,17 @@ impl Monitor {
 
     /// Its cgroup goes, unless something that it started still runs there.
     fn leave(&mut self, exec: Exec) {
-        let container = self.containers.get_mut(&exec.container);
+        if let Some((_, name)) = exec.cgroup {
+            self.leave_cgroup(exec.container, name);
+        }
+    }
+
+    /// Gives an exec's cgroup back, also one that never held anything: an exec that a full container has no place for must
+    /// not leave one behind each time.
+    pub(super) fn leave_cgroup(&mut self, container: Key, name: String) {
+        let container = self.containers.get_mut(&container);
         let cgroup = container.and_then(|it| it.process_mut()).and_then(|it| it.cgroup.as_mut());
-        if let (Some(cgroup), Some((_, name))) = (cgroup, exec.cgroup) {
+        if let Some(cgroup) = cgroup {
             cgroup.left.push(name);
             cgroup.tries = SWEEPS;
             cgroup.sweep();
@@ -264,6 +279,11 @@ impl Monitor {
             exec.kill();
         }
     }
+}
+
+/// The name of an exec's cgroup below its container's.
+pub(super) fn exec_cgroup(key: Key) -> String {
+    format!("exec-{key}")
 }
 
 impl Exec {

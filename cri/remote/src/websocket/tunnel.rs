@@ -24,7 +24,7 @@ where
     // Only pongs go through the queue.
     let (frames, queue) = Link::queue();
     let mut messages = Messages::new(read, side, frames);
-    tokio::spawn(async move {
+    let reader = tokio::spawn(async move {
         while let Ok(Next::Piece { bytes, .. }) = messages.next().await {
             if to_us.write_all(&bytes).await.is_err() {
                 return;
@@ -32,7 +32,11 @@ where
         }
         to_us.shutdown().await.ok();
     });
-    tokio::spawn(send(from_us, write, queue, side));
+    tokio::spawn(async move {
+        send(from_us, write, queue, side).await;
+        // The half that reads holds the connection as well, and our own reader may have stopped reading.
+        reader.abort();
+    });
     ours
 }
 

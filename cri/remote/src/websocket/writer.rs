@@ -24,11 +24,16 @@ pub(super) async fn run<T: AsyncWrite>(
     loop {
         let bytes = match timeout(PING, frames.recv()).await {
             Ok(Some(Frame::Close) | None) => break,
-            Ok(Some(frame)) => encode(side, form, &frame),
+            Ok(Some(frame)) => {
+                // Neither our own pings nor answers to the peer's are activity.
+                if matches!(frame, Frame::Data { .. }) {
+                    activity.note();
+                }
+                encode(side, form, &frame)
+            }
             Err(_) => Some(masked(side, Opcode::Ping, &[])),
         };
         let Some(bytes) = bytes else { continue };
-        activity.note();
         if put(&mut io, &bytes).await.is_err() {
             return;
         }

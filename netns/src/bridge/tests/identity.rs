@@ -58,6 +58,34 @@ fn privileged_a_pod_cannot_use_the_hardware_address_of_another() {
     });
 }
 
+/// Frames to the link-local group addresses pass no hook of the firewall.
+#[test]
+fn privileged_a_pod_cannot_teach_the_bridge_with_frames_that_no_rule_sees() {
+    on_a_host(|| {
+        let bridge = Bridge::open(config(BOTH)).unwrap();
+        let [thief, victim, peer] = ['a', 'b', 'c'].map(|digit| attach(&bridge, &wish(digit, &[])));
+        let server = victim.serve(80);
+        server.reached_by(|| peer.inside(|| connect(victim.address(), 80)));
+        let place = || -> Vec<String> {
+            let table = run("bridge fdb show br berth0");
+            let mac = victim.attached.mac.as_str();
+            table.lines().filter(|line| line.starts_with(mac)).map(str::to_owned).collect()
+        };
+        let before = place();
+        assert!(before.iter().any(|line| line.contains(&victim.attached.host_link)), "{before:?}");
+        thief.inside(|| {
+            run(&format!("ip link set eth0 address {}", victim.attached.mac));
+            let peer = peer.address();
+            run(&format!(
+                "ip neigh replace {peer} lladdr 01:80:c2:00:00:0e dev eth0 nud permanent"
+            ));
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.send_to(b"taken", (peer, 9)).unwrap();
+        });
+        assert_eq!(place(), before, "the bridge has not moved the victim");
+    });
+}
+
 /// CVE-2020-13401 and CVE-2020-10749: a pod that plays the router.
 #[test]
 fn privileged_nobody_listens_to_a_router_in_a_pod() {

@@ -5,7 +5,7 @@ use super::run::{Order, Purpose};
 use super::start::{console_name, pid_name};
 use crate::container::State;
 use crate::events::Key;
-use crate::exec::{Exec, Request};
+use crate::exec::{Exec, Request, exec_cgroup};
 use crate::init::Stdio;
 use crate::monitor::Monitor;
 use crate::refuse::Explain;
@@ -35,6 +35,14 @@ fn group_of(process: Pid, first: Option<Pid>) -> Option<Pid> {
     rustix::process::getpgid(Some(process)).ok()
 }
 
+/// Whose exec it is, and where it goes.
+struct Place {
+    key: Key,
+    container: Key,
+    client: Key,
+    cgroup: Option<(Held, String)>,
+}
+
 impl Monitor {
     /// The runtime of a container, where it is driven.
     pub(crate) fn driven(&self, id: &ContainerId) -> Option<Driven> {
@@ -62,6 +70,21 @@ impl Monitor {
         let container = self.started(&request.container)?;
         let key = self.next_key();
         let cgroup = self.exec_cgroup(driven, container, key).map_err(Failure::Step)?;
+        let left = cgroup.as_ref().map(|(_, name)| name.clone());
+        let begun = self.begin_driven(driven, request, Place { key, container, client, cgroup });
+        if let (Err(_), Some(name)) = (&begun, left) {
+            self.leave_cgroup(container, name);
+        }
+        begun
+    }
+
+    fn begin_driven(
+        &mut self,
+        driven: &Driven,
+        request: &Request,
+        place: Place,
+    ) -> Result<Key, Failure> {
+        let Place { key, container, client, cgroup } = place;
         let mut order = Order::new(driven, "exec");
         order.options = vec!["--detach".into(), "--pid-file".into(), driven.path(&pid_name(key))];
         if let Some((held, name)) = &cgroup {
@@ -110,7 +133,7 @@ impl Monitor {
             (ExecCgroup::ByController, Some(name)) if name.contains('=') => return Ok(None),
             (ExecCgroup::Path | ExecCgroup::ByController, _) => {}
         }
-        let name = format!("exec-{key}");
+        let name = exec_cgroup(key);
         let held = cgroup.held.child(&name).step("make", "cgroup")?;
         Ok(Some((held, name)))
     }
