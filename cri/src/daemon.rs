@@ -49,7 +49,7 @@ pub(crate) enum DaemonError {
     Directory { path: PathBuf, source: io::Error },
     #[error("lock {}", path.display())]
     Lock { path: PathBuf, source: io::Error },
-    #[error("another berthd uses {}", .0.display())]
+    #[error("another berthd uses {}: stop it, or give this one a root and a state of its own", .0.display())]
     Running(PathBuf),
     #[error(
         "another berthd uses cgroup {0}; give this one a cgroup.parent, a network.bridge, a network.subnet and a \
@@ -162,7 +162,7 @@ pub(crate) async fn run(config: Config, reload: Reload) -> Result<(), DaemonErro
         // A client that waits for a container must not keep a daemon that was told to end.
         () = async { until(told).await; tokio::time::sleep(GRACE).await } => {}
     }
-    // Only ours: a daemon started meanwhile has put its own there. The lock above says there is none.
+    // Ours: the locks above are still held, so no other daemon has put its own there.
     std::fs::remove_file(&socket).ok();
     Ok(())
 }
@@ -336,7 +336,7 @@ fn listen(path: &Path, gid: u32) -> Result<UnixListener, DaemonError> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
-            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "no socket is there")));
+            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there")));
         }
         Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
             return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another program serves")));
