@@ -41,10 +41,12 @@ impl Daemon {
         command.arg("--socket").arg(socket(stage));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut process = Process::spawn(&mut command).expect("start berthd");
-        let cri = eventually(|| match process.ended() {
+        let mut answer = || match process.ended() {
             Some(status) => panic!("berthd ended, {status}:\n{}", log_tail(stage)),
             None => Cri::connect(&socket(stage)).ok(),
-        });
+        };
+        // It gives a monitor that stands still its ten seconds before it serves.
+        let cri = eventually(&mut answer).or_else(|| eventually(&mut answer));
         let cri = cri.unwrap_or_else(|| panic!("berthd does not answer:\n{}", log_tail(stage)));
         Self { process, cri }
     }

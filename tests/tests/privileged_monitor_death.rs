@@ -173,6 +173,29 @@ fn privileged_a_monitor_whose_run_directory_was_emptied_is_found_and_ended() {
 }
 
 #[test]
+fn privileged_a_monitor_that_a_new_daemon_never_reached_goes_with_its_pod() {
+    in_world(|world| {
+        let (pod, ids) = busy(world, NamespaceMode::Container);
+        let pid = monitor(world);
+        world.kill_daemon();
+        signal(pid, Signal::SIGSTOP);
+        world.start_daemon();
+        assert_eq!(
+            world.pod_status(&pod.id).state(),
+            PodSandboxState::SandboxReady,
+            "it may only be slow"
+        );
+        world.stop_pod(&pod.id);
+        for id in &ids {
+            assert_eq!(world.status(id).state(), ContainerState::ContainerExited);
+        }
+        until("the monitor has ended", || suite::process::look(pid).is_none_or(|seen| seen.zombie));
+        world.remove_pod(&pod.id);
+        world.assert_nothing_is_left();
+    });
+}
+
+#[test]
 fn privileged_a_monitor_is_small() {
     in_world(|world| {
         let pod = world.run_pod("small");

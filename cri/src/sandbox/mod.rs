@@ -83,7 +83,8 @@ pub(crate) struct Detail {
     pub(crate) cgroup: String,
     /// Whether that cgroup is ours to remove, rather than kubelet's.
     pub(crate) owns_cgroup: bool,
-    /// The pod's monitor, to be found where its socket has gone: somebody may have emptied the run directory.
+    /// The pod's monitor, to be found where it cannot be reached: it does not answer, or somebody has emptied the run
+    /// directory.
     #[serde(default)]
     pub(crate) monitor: Option<Mark>,
     /// The unit of systemd that the cgroup belongs to.
@@ -153,6 +154,8 @@ pub(crate) enum SandboxError {
     Network { pod: PodId, source: NetworkError },
     #[error("monitor of pod {pod}")]
     Monitor { pod: PodId, source: MonitorError },
+    #[error("end the monitor of pod {pod}")]
+    EndMonitor { pod: PodId, source: io::Error },
     #[error("cgroup of pod {pod}")]
     Cgroup { pod: PodId, source: runtime::cgroup::CgroupError },
     #[error("cgroup of pod {pod}")]
@@ -253,6 +256,7 @@ impl Sandboxes {
         sandbox.change(&self.host, |detail| {
             detail.state = State::NotReady;
             detail.network = None;
+            detail.monitor = None;
             detail.boot.clone_from(&self.host.boot);
         })
     }

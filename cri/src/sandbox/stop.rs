@@ -5,6 +5,7 @@ use super::run::remove_directory;
 use super::{Sandbox, SandboxError, Sandboxes, State, room};
 use cri_api::runtime::v1::ContainerEventType;
 use netns::PodNetwork;
+use runtime::monitor::{Monitor, MonitorError};
 use sys::pin;
 
 impl Sandboxes {
@@ -26,7 +27,7 @@ impl Sandboxes {
             }
         };
         sandbox.gauge.close();
-        step(end_monitor(sandbox));
+        step(self.end_monitor(sandbox));
         step(self.detach(sandbox));
         step(
             pin::remove(&host.paths.pod_run(&sandbox.id))
@@ -37,6 +38,36 @@ impl Sandboxes {
             step(sandbox.change(host, |detail| detail.state = State::NotReady));
         }
         first
+    }
+
+    /// Ends the pod's monitor, also one that was never reached: it is known by its mark then, because who listens on the
+    /// socket is not to be told from `SO_PEERCRED`, which names the daemon that made it (`unix(7)`). A failure keeps the
+    /// pod's record, and with it the way to the monitor.
+    fn end_monitor(&self, sandbox: &Sandbox) -> Result<(), SandboxError> {
+        let failed = |source| SandboxError::Monitor { pod: sandbox.id.clone(), source };
+        if let Some(monitor) = sandbox.monitor() {
+            monitor.shutdown().map_err(failed)?;
+            sandbox.set_monitor(None);
+            return Ok(());
+        }
+        let detail = sandbox.detail();
+        if detail.boot != self.host.boot {
+            return Ok(()); // The number means another process now, if any.
+        }
+        let Some(mark) = detail.monitor else {
+            return match Monitor::connect(&sandbox.id, &self.host.paths.pod_run(&sandbox.id)) {
+                Ok(monitor) => monitor.shutdown().map_err(failed),
+                Err(MonitorError::Gone { .. }) => Ok(()),
+                Err(err) => Err(failed(err)),
+            };
+        };
+        let killed = mark
+            .kill()
+            .map_err(|source| SandboxError::EndMonitor { pod: sandbox.id.clone(), source })?;
+        if killed {
+            tracing::warn!(pod = ?sandbox.id, "monitor was out of reach and was killed");
+        }
+        Ok(())
     }
 
     fn detach(&self, sandbox: &Sandbox) -> Result<(), SandboxError> {
@@ -73,13 +104,4 @@ impl Sandboxes {
         self.forget_flight(&sandbox.config);
         Ok(())
     }
-}
-
-fn end_monitor(sandbox: &Sandbox) -> Result<(), SandboxError> {
-    let Some(monitor) = sandbox.monitor() else { return Ok(()) };
-    monitor
-        .shutdown()
-        .map_err(|source| SandboxError::Monitor { pod: sandbox.id.clone(), source })?;
-    sandbox.set_monitor(None);
-    Ok(())
 }

@@ -100,7 +100,8 @@ fn sandbox(err: &SandboxError) -> Code {
         | SandboxError::Namespaces { .. }
         | SandboxError::OpenNamespaces { .. }
         | SandboxError::Unpin { .. }
-        | SandboxError::Monitor { .. } => Code::Internal,
+        | SandboxError::Monitor { .. }
+        | SandboxError::EndMonitor { .. } => Code::Internal,
         SandboxError::Cgroup { source, .. } => cgroup(source),
         SandboxError::Systemd { source, .. } => systemd(source),
     }
