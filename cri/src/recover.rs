@@ -127,6 +127,10 @@ impl Node {
             return;
         }
         if let Err(err) = self.reach(sandbox) {
+            if err.is_final() {
+                tracing::error!(pod = ?sandbox.id, err = chain(&err), "reach monitor");
+                return;
+            }
             tracing::error!(pod = ?sandbox.id, err = chain(&err), "reach monitor; tried again");
             let (this, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
             tokio::spawn(async move { this.reach_later(sandbox).await });
@@ -153,7 +157,7 @@ impl Node {
         }
     }
 
-    /// Tries [`Self::reach`] until it works or the pod is stopped.
+    /// Tries [`Self::reach`] until it works, can never work, or the pod is stopped.
     async fn reach_later(self: Arc<Self>, sandbox: Arc<Sandbox>) {
         let mut pause = Duration::from_secs(1);
         loop {
@@ -165,7 +169,12 @@ impl Node {
             let (this, pod) = (Arc::clone(&self), Arc::clone(&sandbox));
             match blocking(move || this.reach(&pod)).await {
                 Ok(()) => return,
-                Err(err) => tracing::warn!(pod = ?sandbox.id, err = chain(&err), "reach monitor"),
+                Err(err) => {
+                    tracing::warn!(pod = ?sandbox.id, err = chain(&err), "reach monitor");
+                    if err.is_final() {
+                        return;
+                    }
+                }
             }
             pause = (pause * 2).min(Duration::from_secs(60));
         }

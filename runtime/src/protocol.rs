@@ -288,8 +288,11 @@ pub enum WireError {
     /// The message is not one of ours, or too long.
     #[error("malformed message")]
     Malformed(#[from] postcard::Error),
-    /// The peer's version is not one we talk to.
-    #[error("protocol version {0} is not supported")]
+    /// The peer's version is before [`plan::OLDEST`], and stays so as long as it lives.
+    #[error(
+        "protocol version {0} is older than this berthd speaks ({oldest}): stop the pod and let it be made anew",
+        oldest = plan::OLDEST
+    )]
     Version(u16),
 }
 
@@ -427,6 +430,17 @@ mod tests {
             cgroup: Some(vec!["x".repeat(MAX_MESSAGE)]),
         };
         assert!(matches!(exchange(&long), Err(WireError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_version_that_is_too_old_is_told_with_what_to_do() {
+        let err = decode::<Request>(&[1, 0, 0]).unwrap_err();
+        assert!(matches!(err, WireError::Version(1)), "{err:?}");
+        let text = err.to_string();
+        assert!(text.contains("version 1 is older") && text.contains("stop the pod"), "{text}");
+        let pod = crate::id::PodId::generate();
+        assert!(crate::client::wire(&pod, err).is_final());
+        assert!(!crate::client::wire(&pod, WireError::Socket(Errno::AGAIN)).is_final());
     }
 
     /// A request as the next version might have it: one more field, one more variant.

@@ -127,6 +127,14 @@ pub enum MonitorError {
     },
 }
 
+impl MonitorError {
+    /// Whether it will be the same the next time, as long as that monitor lives.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Wire { source: WireError::Version(_), .. })
+    }
+}
+
 /// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -272,7 +280,7 @@ fn describe(failure: &Failure) -> String {
     }
 }
 
-fn wire(pod: &PodId, error: WireError) -> MonitorError {
+pub(crate) fn wire(pod: &PodId, error: WireError) -> MonitorError {
     let pod = pod.clone();
     match error {
         WireError::Closed
