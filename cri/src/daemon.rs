@@ -336,7 +336,10 @@ fn listen(path: &Path, gid: u32) -> Result<UnixListener, DaemonError> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
-            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there")));
+            return Err(failed(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something that is no socket is there",
+            )));
         }
         Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
             return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another program serves")));

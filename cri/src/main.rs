@@ -85,8 +85,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: Arguments) -> ExitCode {
-    let path = arguments.config.clone();
-    let config = match configuration(arguments) {
+    let config = match configuration(&arguments) {
         Ok(config) => config,
         Err(err) => return fail(&chain::chain(&err)),
     };
@@ -99,7 +98,7 @@ fn serve(arguments: Arguments) -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_filter_reloading();
-    let reload = Reload::new(path, log.reload_handle());
+    let reload = Reload::new(move || configuration(&arguments), log.reload_handle());
     log.init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -114,15 +113,15 @@ fn serve(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn configuration(arguments: Arguments) -> Result<Config, ConfigError> {
+fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = Config::load(arguments.config.as_deref())?;
     for (flag, key) in [
-        (arguments.root, &mut config.root),
-        (arguments.state, &mut config.state),
-        (arguments.socket, &mut config.socket),
+        (&arguments.root, &mut config.root),
+        (&arguments.state, &mut config.state),
+        (&arguments.socket, &mut config.socket),
     ] {
         if let Some(value) = flag {
-            *key = value;
+            key.clone_from(value);
         }
     }
     config.checked()

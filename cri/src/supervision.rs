@@ -5,32 +5,34 @@ use crate::chain::chain;
 use crate::config::{Config, ConfigError};
 use crate::node::Node;
 use sd_notify::NotifyState;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::Handle;
 
-/// What can change while the daemon runs, and where it is read from.
+/// How the configuration is read again, and what can change while the daemon runs.
 pub(crate) struct Reload {
-    /// The file named on the command line, if one was.
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) level: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>,
+    /// As at the start: with the flags of the command line, and refused where a start would refuse it.
+    read: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
+    level: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send>,
 }
 
 impl Reload {
-    pub(crate) fn new<S: 'static>(path: Option<PathBuf>, level: Handle<EnvFilter, S>) -> Self {
+    pub(crate) fn new<S: 'static>(
+        read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
+        level: Handle<EnvFilter, S>,
+    ) -> Self {
         let level = move |filter| level.reload(filter).map_err(|err| chain(&err));
-        Self { path, level: Box::new(level) }
+        Self { read: Box::new(read), level: Box::new(level) }
     }
 
     /// Reads the configuration again and takes from it what can change. The rest keeps its value until a restart, and
     /// the log says so; a file that is wrong changes nothing.
-    fn read(&self, running: &Config) {
+    fn again(&self, running: &Config) {
         match self.apply(running) {
             Ok(keys) if keys.is_empty() => tracing::info!("configuration read again"),
             Ok(keys) => {
-                tracing::warn!(?keys, "configuration read again; these sections take a restart")
+                tracing::warn!(?keys, "configuration read again; these keys take a restart")
             }
             Err(err) => tracing::error!(err, "configuration not taken; the old one stays"),
         }
@@ -38,15 +40,15 @@ impl Reload {
 
     fn apply(&self, running: &Config) -> Result<Vec<&'static str>, String> {
         let wrong = |err: ConfigError| chain(&err);
-        let read = Config::load(self.path.as_deref()).map_err(wrong)?;
+        let read = (self.read)().map_err(wrong)?;
         (self.level)(read.log.filter().map_err(wrong)?)?;
-        Ok(running.sections_unlike(&read))
+        Ok(running.unlike(&read))
     }
 }
 
 impl std::fmt::Debug for Reload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reload").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Reload").finish_non_exhaustive()
     }
 }
 
@@ -62,7 +64,7 @@ pub(crate) fn reload_on_hangup(reload: Reload, node: &Arc<Node>) -> std::io::Res
         while hangups.recv().await.is_some() {
             let Some(node) = node.upgrade() else { return };
             tell(&[NotifyState::Reloading, monotonic()]);
-            reload.read(&node.host.config);
+            reload.again(&node.host.config);
             tell(&[NotifyState::Ready]);
         }
     });

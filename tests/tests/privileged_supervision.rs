@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use suite::daemon::{binary, config_path, socket, write};
@@ -54,6 +55,16 @@ impl Supervised {
         assert!(text.lines().any(|found| found == line), "{line} expected, was {text:?}");
     }
 
+    /// Has it read this configuration, and gives what it logs of that.
+    fn reload(&self, config: &Path, text: &str) -> String {
+        let before = self.logged().len();
+        write(config, text);
+        process::signal(self.process.id(), Signal::SIGHUP);
+        self.expect("RELOADING=1");
+        self.expect("READY=1");
+        self.logged().split_off(before)
+    }
+
     fn logged(&self) -> String {
         fs::read_to_string(&self.log).expect("read the log")
     }
@@ -70,25 +81,27 @@ fn privileged_the_service_manager_hears_of_readiness_life_reloads_and_the_end() 
 
         let config = config_path(&world.stage);
         let before = fs::read_to_string(&config).unwrap();
-        write(
-            &config,
-            &format!("{before}\n[log]\nlevel = \"debug\"\n").replace("10.77.0.0", "10.78.0.0"),
-        );
-        process::signal(daemon.process.id(), Signal::SIGHUP);
-        daemon.expect("RELOADING=1");
-        daemon.expect("READY=1");
-        let logged = daemon.logged();
-        assert!(
-            logged.contains("these sections take a restart") && logged.contains("network"),
-            "{logged}"
-        );
+        let reload = |text: &str| daemon.reload(&config, text);
+        let logged = reload(&format!("{before}\n[log]\nlevel = \"debug\"\n"));
+        // Root, state and socket are of the command line, at the start as now.
+        assert!(logged.contains("configuration read again"), "{logged}");
+        assert!(!logged.contains("take a restart"), "nothing else has changed: {logged}");
 
-        write(&config, "[log]\nlevel = \"loud\"\n");
-        process::signal(daemon.process.id(), Signal::SIGHUP);
-        daemon.expect("RELOADING=1");
-        daemon.expect("READY=1");
-        let logged = daemon.logged();
-        assert!(logged.contains("the old one stays") && logged.contains("loud"), "{logged}");
+        let changed = before.replace("10.77.0.0", "10.78.0.0");
+        let logged = reload(&format!("socket_gid = 7\n{changed}\n[stream]\nidle_timeout_s = 7\n"));
+        let line = logged.lines().find(|line| line.contains("these keys take a restart"));
+        let line = line.unwrap_or_else(|| panic!("it says what is not taken: {logged}"));
+        let named = r#"["socket_gid", "network", "stream"]"#;
+        assert!(line.contains(named), "{line}");
+
+        for (text, why) in [
+            ("[log]\nlevel = \"loud\"\n", "loud"),
+            ("default_handler = \"nobody\"\n", "no handler"),
+        ] {
+            let logged = reload(text);
+            let line = logged.lines().find(|line| line.contains("the old one stays"));
+            assert!(line.is_some_and(|line| line.contains(why)), "{logged}");
+        }
 
         write(&config, &before);
         process::signal(daemon.process.id(), Signal::SIGTERM);

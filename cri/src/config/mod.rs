@@ -270,17 +270,43 @@ impl Config {
         }
     }
 
-    /// The sections in which `other` says something else, those left out that a running daemon takes over.
-    pub(crate) fn sections_unlike(&self, other: &Self) -> Vec<&'static str> {
-        let sections = [
-            ("metrics", self.metrics == other.metrics),
-            ("cgroup", self.cgroup == other.cgroup),
-            ("network", self.network == other.network),
-            ("image", self.image == other.image),
-            ("container", self.container == other.container),
-            ("handlers", self.handlers == other.handlers),
+    /// The keys and sections in which `other` says something else, without what a running daemon takes over.
+    pub(crate) fn unlike(&self, other: &Self) -> Vec<&'static str> {
+        // Without `..`, so that a key that is new has to be named here.
+        let Self {
+            root,
+            state,
+            socket,
+            socket_gid,
+            monitor,
+            unpack,
+            default_handler,
+            log: Log { level: _ },
+            metrics,
+            cgroup,
+            network,
+            image,
+            container,
+            handlers,
+            stream,
+        } = self;
+        let keys = [
+            ("root", *root == other.root),
+            ("state", *state == other.state),
+            ("socket", *socket == other.socket),
+            ("socket_gid", *socket_gid == other.socket_gid),
+            ("monitor", *monitor == other.monitor),
+            ("unpack", *unpack == other.unpack),
+            ("default_handler", *default_handler == other.default_handler),
+            ("metrics", *metrics == other.metrics),
+            ("cgroup", *cgroup == other.cgroup),
+            ("network", *network == other.network),
+            ("image", *image == other.image),
+            ("container", *container == other.container),
+            ("handlers", *handlers == other.handlers),
+            ("stream", *stream == other.stream),
         ];
-        sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+        keys.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 
     /// Refuses what no later step could make sense of, and fills in the programs beside our own.
@@ -351,6 +377,31 @@ mod tests {
     fn the_documented_defaults_are_the_defaults() {
         let documented: Config = toml::from_str(DEFAULT).unwrap();
         assert_eq!(documented, Config::default());
+    }
+
+    #[test]
+    fn every_key_but_those_of_the_log_takes_a_restart() {
+        let running = Config::default();
+        for (text, want) in [
+            ("[log]\nlevel = \"debug\"", None),
+            ("root = \"/r\"", Some("root")),
+            ("state = \"/s\"", Some("state")),
+            ("socket = \"/b.sock\"", Some("socket")),
+            ("socket_gid = 7", Some("socket_gid")),
+            ("monitor = \"/m\"", Some("monitor")),
+            ("unpack = \"/u\"", Some("unpack")),
+            ("default_handler = \"h\"", Some("default_handler")),
+            ("[metrics]\naddress = \"127.0.0.1:1\"", Some("metrics")),
+            ("[cgroup]\nparent = \"/p\"", Some("cgroup")),
+            ("[network]\nbridge = \"b\"", Some("network")),
+            ("[image]\nkeep_packed = true", Some("image")),
+            ("[container]\nshm_size_mib = 1", Some("container")),
+            ("[handlers.h]\nbinary = \"/h\"", Some("handlers")),
+            ("[stream]\nidle_timeout_s = 1", Some("stream")),
+        ] {
+            let read: Config = toml::from_str(text).unwrap();
+            assert_eq!(running.unlike(&read), Vec::from_iter(want), "{text}");
+        }
     }
 
     #[test]

@@ -41,7 +41,10 @@ impl State {
             images: IntGauge::new("berth_images", "Images that are listed.")?,
             layer_bytes: IntGauge::new("berth_layer_store_bytes", "Bytes of all layers.")?,
             layer_inodes: IntGauge::new("berth_layer_store_inodes", "Inodes of all layers.")?,
-            monitors: IntGauge::new("berth_monitors", "Monitors that are spoken to; fewer than ready pods means that some do not answer.")?,
+            monitors: IntGauge::new(
+                "berth_monitors",
+                "Monitors that are spoken to; fewer than ready pods means that some do not answer.",
+            )?,
             monitor_bytes: IntGauge::new(
                 "berth_monitors_proportional_set_bytes",
                 "Memory of all monitors, shared pages counted in parts.",
