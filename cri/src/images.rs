@@ -21,6 +21,8 @@ pub(crate) struct Images {
     store: Store,
     records: Arc<Records>,
     catalog: Mutex<Catalog>,
+    /// Images that are recorded and not listed: their content is here, in a form that cannot be used now.
+    asleep: Mutex<Catalog>,
     /// Held while records and catalogue change together.
     changing: Mutex<()>,
     instruments: Instruments,
@@ -114,6 +116,7 @@ impl Images {
             store,
             records,
             catalog: Mutex::default(),
+            asleep: Mutex::default(),
             changing: Mutex::default(),
             instruments,
             held: Arc::default(),
@@ -124,13 +127,24 @@ impl Images {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn asleep(&self) -> MutexGuard<'_, Catalog> {
+        self.asleep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the recorded images over, but those whose content is not whole: they are forgotten, and the next pull
-    /// brings them again.
+    /// brings them again. Those whose content is there and cannot be used keep it, and their record, for another kernel.
     pub(crate) fn recover(&self) -> Result<(), StoreError> {
         for record in self.records.images()? {
             match record {
                 Ok(image) if self.store.is_complete(&image) => {
                     self.catalog().insert(image);
+                }
+                Ok(image) if self.store.is_held(&image) => {
+                    tracing::error!(
+                        image = %image.id, names = ?image.tags,
+                        "not listed: its content is on disk, and layers cannot be mounted or documents not be read; kept"
+                    );
+                    self.asleep().insert(image);
                 }
                 Ok(image) => {
                     tracing::warn!(image = %image.id, "content is missing; forgotten");
@@ -140,6 +154,17 @@ impl Images {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what an earlier daemon's pulls left unfinished; neither what is recorded nor what `used` names is meant.
+    /// After [`Self::recover`], once.
+    pub(crate) fn keep_unfinished(&self, used: impl Iterator<Item = Image>) {
+        let mut claimed = self.list();
+        claimed.extend(self.asleep().list());
+        claimed.extend(used.map(Arc::new));
+        if let Err(err) = self.store.keep_unfinished(&claimed) {
+            tracing::error!(err = chain(&err), "keep what unfinished pulls left");
+        }
     }
 
     /// Pulls an image and records it; on return it is listed.
@@ -277,19 +302,28 @@ impl Images {
     fn add(&self, image: Image) -> Result<(), StoreError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = self.catalog().clone();
-        for changed in next.insert(image) {
+        // One that sleeps wakes up by being pulled again, and others lose the names that this one takes.
+        let mut asleep = self.asleep().clone();
+        let mut changed = asleep.insert(image.clone()).into_iter();
+        let whole = changed.next().unwrap_or(image);
+        asleep.remove(&whole.id);
+        for changed in next.insert(whole).into_iter().chain(changed) {
             self.records.put_image(&changed)?;
         }
         *self.catalog() = next;
+        *self.asleep() = asleep;
         Ok(())
     }
 
     /// Takes an image off the list with all its names; says whether there was one.
     pub(crate) fn remove(&self, name: &str) -> Result<bool, ImageError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(image) = self.resolve(name)? else { return Ok(false) };
+        let listed = self.resolve(name)?;
+        let found = if listed.is_some() { listed } else { self.asleep().resolve(name)? };
+        let Some(image) = found else { return Ok(false) };
         self.records.delete_image(&image.id.to_string())?;
         self.catalog().remove(&image.id);
+        self.asleep().remove(&image.id);
         Ok(true)
     }
 
@@ -325,14 +359,16 @@ impl Images {
         self.store.usage()
     }
 
-    /// Frees what neither a listed image nor one of `used` needs.
+    /// Frees what neither a recorded image nor one of `used` needs.
     pub(crate) fn collect(
         &self,
         used: impl FnOnce() -> Vec<Image>,
     ) -> Result<(), image::StoreError> {
         // In the order in which an image moves from one to the next, so that none slips through.
         let keep = || {
-            let mut keep = self.list();
+            // A sleeper that wakes up moves into the list.
+            let mut keep = self.asleep().list();
+            keep.extend(self.list());
             keep.extend(self.held.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
             keep.extend(used().into_iter().map(Arc::new));
             keep

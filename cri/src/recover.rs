@@ -44,6 +44,8 @@ impl Node {
         self.images.recover()?;
         let (pods, broken_pods) = self.load_pods()?;
         let broken_containers = self.load_containers()?;
+        let containers = self.containers.table.list();
+        self.images.keep_unfinished(containers.iter().flat_map(|one| one.images().cloned()));
         let lane = pods.len().div_ceil(LANES).max(1);
         let runtime = tokio::runtime::Handle::current();
         thread::scope(|scope| {

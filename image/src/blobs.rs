@@ -77,6 +77,11 @@ impl Blobs {
         self.path(digest).is_file()
     }
 
+    /// Whether there is certainly no such document: a disk that fails to answer has not lost it.
+    pub(crate) fn is_gone(&self, digest: &Digest) -> bool {
+        matches!(self.path(digest).metadata(), Err(err) if err.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Keeps `bytes`, whose digest the caller has checked. Durable when this returns.
     pub(crate) fn put(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -164,7 +164,6 @@ impl Store {
             root: config.root,
             collecting: Mutex::new(()),
         };
-        inner.keep_what_is_there()?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -255,6 +254,35 @@ impl Store {
             && image.layers.iter().all(|layer| layers.contains(&layer.chain_id))
     }
 
+    /// Whether all of the image's content is on disk, be it in a form that cannot be used now, or not readable.
+    #[must_use]
+    pub fn is_held(&self, image: &Image) -> bool {
+        let Inner { blobs, layers, .. } = &*self.inner;
+        !blobs.is_gone(image.config_digest())
+            && !blobs.is_gone(&image.manifest)
+            && image.layers.iter().all(|layer| layers.holds(&layer.chain_id))
+    }
+
+    /// Keeps for a while what an earlier process left and none of `claimed` needs: it may be of a pull that its end cut
+    /// off. To be called once all records are read, and before the first [`collect`](Self::collect).
+    ///
+    /// What has an owner is not kept, so that it is freed as soon as that is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ListLayers`] and [`StoreError::ListBlobs`]; nothing is kept then.
+    pub fn keep_unfinished(&self, claimed: &[Arc<Image>]) -> Result<(), StoreError> {
+        let Inner { blobs, layers, leases, lingering, .. } = &*self.inner;
+        let claimed: HashSet<Content> = claimed.iter().flat_map(|image| content(image)).collect();
+        let layers = layers.list().map_err(StoreError::ListLayers)?;
+        let blobs = blobs.list().map_err(StoreError::ListBlobs)?;
+        let layers = layers.into_iter().map(Content::Layer);
+        let all = layers.chain(blobs.into_iter().map(|blob| Content::Blob(blob.digest)));
+        let unclaimed = all.filter(|piece| !claimed.contains(piece)).collect();
+        lingering.keep(leases.acquire_first(unclaimed));
+        Ok(())
+    }
+
     /// What the layers take, from counters.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -262,16 +290,14 @@ impl Store {
     }
 }
 
-impl Inner {
-    /// What an earlier process left without an image may be of a pull that its end cut off.
-    fn keep_what_is_there(&self) -> Result<(), StoreError> {
-        let layers = self.layers.list().map_err(StoreError::ListLayers)?;
-        let blobs = self.blobs.list().map_err(StoreError::ListBlobs)?;
-        let layers = layers.into_iter().map(Content::Layer);
-        let blobs = blobs.into_iter().map(|blob| Content::Blob(blob.digest));
-        self.lingering.keep(self.leases.acquire_first(layers.chain(blobs).collect()));
-        Ok(())
-    }
+/// All that an image needs.
+fn content(image: &Image) -> Vec<Content> {
+    let documents =
+        [image.config_digest(), &image.manifest].map(|digest| Content::Blob(digest.clone()));
+    let layers = image.layers.iter().flat_map(|layer| {
+        [Content::Layer(layer.chain_id.clone()), Content::Blob(layer.digest.clone())]
+    });
+    documents.into_iter().chain(layers).collect()
 }
 
 /// A running collection. Nothing that was leased since it began is touched.
@@ -286,12 +312,7 @@ impl<'a> Collection<'a> {
         // From here on dropping it ends the collection, also when `keep` panics.
         let mut collection = Self { inner, kept: HashSet::new() };
         for image in keep() {
-            let layers = image.layers.iter().map(|layer| Content::Layer(layer.chain_id.clone()));
-            collection.kept.extend(layers);
-            let packed = image.layers.iter().map(|layer| Content::Blob(layer.digest.clone()));
-            collection.kept.extend(packed);
-            collection.kept.insert(Content::Blob(image.config_digest().clone()));
-            collection.kept.insert(Content::Blob(image.manifest.clone()));
+            collection.kept.extend(content(&image));
         }
         collection
     }

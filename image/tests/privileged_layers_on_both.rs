@@ -6,11 +6,11 @@ mod corpus;
 
 use corpus::{Bench, Tree, archive, chain, dir, file, hard_link, on_both, symlink, worker};
 use image::layer::wire::Form;
-use image::layer::{Choice, Compression, LayerStore, Layers};
+use image::layer::{Choice, Compression, LayerError, LayerStore, Layers};
 use image::{ChainId, Digest};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 
 fn plain(bench: &Bench, n: u8, layer: &[u8]) -> Digest {
@@ -183,6 +183,51 @@ fn privileged_layers_of_both_forms_are_used_together() {
     }
     assert_eq!(store.usage(), image::Usage::default());
     assert_eq!(fs::read(tree.join("b")).unwrap(), b"2", "who has it open keeps it");
+}
+
+#[test]
+fn privileged_images_stay_in_use_when_they_cannot_be_tried_out() {
+    let bench = Bench::new(Choice::Erofs);
+    if !bench.has_images() {
+        return;
+    }
+    plain(&bench, 1, &archive([file("a", b"1")]));
+    let root = bench.dir.path().join("root");
+    for (choice, form) in [
+        (Choice::Auto, Form::Erofs),
+        (Choice::Overlay, Form::Directories),
+        (Choice::Erofs, Form::Erofs),
+    ] {
+        // A worker that ends without a word, as one does that gets no memory.
+        let store = LayerStore::open(&root, Path::new("/bin/true"), choice).unwrap();
+        assert_eq!(store.form(), form, "{choice:?}");
+        let tree = merged(&store, &[chain(1)]);
+        assert_eq!(fs::read(tree.join("a")).unwrap(), b"1", "{choice:?}");
+    }
+}
+
+#[test]
+fn privileged_images_that_cannot_be_mounted_are_held_and_not_used() {
+    let bench = Bench::new(Choice::Erofs);
+    if !bench.has_images() {
+        return;
+    }
+    plain(&bench, 1, &archive([file("a", b"1")]));
+    // No image can be mounted from a file in memory.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let layers = memory.path().join("layers");
+    fs::DirBuilder::new().mode(0o700).create(&layers).unwrap();
+    let image = bench.place(&chain(1));
+    fs::copy(&image, layers.join(image.file_name().unwrap())).unwrap();
+    for choice in [Choice::Auto, Choice::Overlay] {
+        let store = LayerStore::open(memory.path(), worker(), choice).unwrap();
+        assert_eq!(store.form(), Form::Directories, "{choice:?}");
+        assert!(store.holds(&chain(1)) && !store.contains(&chain(1)), "{choice:?}");
+        assert!(!store.holds(&chain(2)), "{choice:?}");
+        assert_eq!(store.list().unwrap(), [chain(1)], "{choice:?}");
+    }
+    let refused = LayerStore::open(memory.path(), worker(), Choice::Erofs).unwrap_err();
+    assert!(matches!(refused, LayerError::NoImages(_)), "{refused}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The layers of a node, each in the form that it was unpacked to.
 
-use super::erofs::{self, Erofs};
+use super::erofs::{self, Erofs, Probe};
 use super::overlay::{self, Overlay};
 use super::shelf::Shelf;
 use super::wire::Form;
@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Both stores, in one directory. New layers get one of the two forms; those of the other stay in use.
+/// Both stores, in one directory. New layers get one of the two forms; those of the other stay in use, as long as the
+/// kernel can mount them.
 #[derive(Debug)]
 pub struct LayerStore {
     overlay: Overlay,
@@ -29,7 +30,8 @@ impl LayerStore {
     /// # Errors
     ///
     /// [`LayerError::Store`] when the directories cannot be made or read, [`LayerError::Worker`] when there is no worker,
-    /// [`LayerError::NoImages`] when images are asked for and cannot be mounted.
+    /// [`LayerError::NoImages`] when images are asked for and this kernel cannot mount them. Nothing that may pass, as a
+    /// full disk, is an error here: a daemon that serves what it can is worth more to a node than none.
     pub fn open(root: &Path, worker: &Path, choice: Choice) -> Result<Self, LayerError> {
         let shelf = Shelf::open(root, worker, |form, dir, name| match form {
             Form::Directories => overlay::read_record(dir, name),
@@ -37,20 +39,11 @@ impl LayerStore {
         })?;
         let shelf = Arc::new(shelf);
         let (overlay, erofs) = (Overlay::new(Arc::clone(&shelf)), Erofs::new(Arc::clone(&shelf)));
-        let tried = match choice {
-            Choice::Overlay if shelf.list(Form::Erofs).is_empty() => None,
-            Choice::Auto | Choice::Erofs | Choice::Overlay => Some(erofs.try_out()),
-        };
-        let (mounts_images, fresh) = match (choice, tried) {
-            (Choice::Auto | Choice::Erofs, Some(Ok(()))) => (true, Form::Erofs),
-            (Choice::Erofs, Some(Err(err))) => return Err(LayerError::NoImages(Box::new(err))),
-            (Choice::Auto, Some(Err(err))) => {
-                let err: &dyn std::error::Error = &err;
-                tracing::info!(err, "layers are kept as directories: no image can be mounted here");
-                (false, Form::Directories)
-            }
-            (Choice::Overlay, Some(tried)) => (tried.is_ok(), Form::Directories),
-            (_, None) => (false, Form::Directories),
+        let images = shelf.list(Form::Erofs).len();
+        let (mounts_images, fresh) = if choice == Choice::Overlay && images == 0 {
+            (false, Form::Directories)
+        } else {
+            decide(choice, images, erofs.try_out())?
         };
         Ok(Self { overlay, erofs, fresh, mounts_images })
     }
@@ -74,9 +67,56 @@ impl LayerStore {
     }
 }
 
+/// Whether images are mounted, and the form of new layers, where `images` layers are images already.
+fn decide(choice: Choice, images: usize, probe: Probe) -> Result<(bool, Form), LayerError> {
+    let wanted = match choice {
+        Choice::Auto | Choice::Erofs => Form::Erofs,
+        Choice::Overlay => Form::Directories,
+    };
+    match probe {
+        Probe::Works => Ok((true, wanted)),
+        Probe::Cannot(err) if choice == Choice::Erofs => Err(LayerError::NoImages(Box::new(err))),
+        Probe::Cannot(err) => {
+            let err: &dyn std::error::Error = &err;
+            if images == 0 {
+                tracing::info!(err, "layers are kept as directories: no image can be mounted here");
+            } else {
+                tracing::error!(
+                    err,
+                    images,
+                    "layers that are EROFS images cannot be mounted here; they are kept"
+                );
+            }
+            Ok((false, Form::Directories))
+        }
+        // The images that are here were mounted once. Should that not go any more, whoever uses one hears why.
+        Probe::Unknown(err) if images > 0 || choice == Choice::Erofs => {
+            let err: &dyn std::error::Error = &err;
+            tracing::error!(
+                err,
+                images,
+                "could not try whether EROFS images can be mounted; taken for granted"
+            );
+            Ok((true, wanted))
+        }
+        Probe::Unknown(err) => {
+            let err: &dyn std::error::Error = &err;
+            tracing::error!(
+                err,
+                "could not try whether EROFS images can be mounted; layers are kept as directories"
+            );
+            Ok((false, Form::Directories))
+        }
+    }
+}
+
 impl Layers for LayerStore {
     fn contains(&self, layer: &ChainId) -> bool {
         self.keeper(layer).is_some()
+    }
+
+    fn holds(&self, layer: &ChainId) -> bool {
+        self.erofs.contains(layer) || self.overlay.contains(layer)
     }
 
     fn begin(&self, media: Compression, limits: &Limits) -> Result<Box<dyn Staging>, LayerError> {
@@ -110,5 +150,33 @@ impl Layers for LayerStore {
     fn usage(&self) -> Usage {
         // They share one count.
         self.overlay.usage()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    fn failed(errno: Errno) -> LayerError {
+        LayerError::Store { step: "mount an image", source: errno.into() }
+    }
+
+    #[test]
+    fn only_a_kernel_that_cannot_takes_images_out_of_use() {
+        let (images, directories) = (Form::Erofs, Form::Directories);
+        let cases = [
+            (Choice::Auto, 0, Some((false, directories)), (false, directories)),
+            (Choice::Auto, 1, Some((false, directories)), (true, images)),
+            (Choice::Overlay, 1, Some((false, directories)), (true, directories)),
+            (Choice::Erofs, 0, None, (true, images)),
+            (Choice::Erofs, 1, None, (true, images)),
+        ];
+        for (choice, count, cannot, unknown) in cases {
+            let decided = decide(choice, count, Probe::Cannot(failed(Errno::INVAL)));
+            assert_eq!(decided.ok(), cannot, "{choice:?}, {count}: the kernel cannot");
+            let decided = decide(choice, count, Probe::Unknown(failed(Errno::NOSPC)));
+            assert_eq!(decided.ok(), Some(unknown), "{choice:?}, {count}: the disk is full");
+        }
     }
 }

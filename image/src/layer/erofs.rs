@@ -32,6 +32,17 @@ pub(super) struct Erofs {
     mounted: Mutex<HashMap<ChainId, Arc<Mutex<Option<OwnedFd>>>>>,
 }
 
+/// What an attempt to use an image says.
+#[derive(Debug)]
+pub(super) enum Probe {
+    /// It can be used.
+    Works,
+    /// This kernel, or the file system that the store is on, cannot: the next try ends the same way.
+    Cannot(LayerError),
+    /// Something else was in the way: a full disk, no descriptors, a worker that died. Nothing is known.
+    Unknown(LayerError),
+}
+
 const FORM: Form = Form::Erofs;
 
 /// Layers that are kept mounted without being used; each takes a descriptor.
@@ -48,17 +59,34 @@ impl Erofs {
 
     /// Writes an image, mounts it and puts an overlay on it: whether this kernel, and the file system that the store is
     /// on, can do that.
-    pub(super) fn try_out(&self) -> Result<(), LayerError> {
+    pub(super) fn try_out(&self) -> Probe {
+        match self.write_and_mount() {
+            Ok(Ok(())) => Probe::Works,
+            Ok(Err((step, source))) => {
+                let is_final = is_final(&source);
+                let err = LayerError::Store { step, source };
+                if is_final { Probe::Cannot(err) } else { Probe::Unknown(err) }
+            }
+            Err(err) => Probe::Unknown(err),
+        }
+    }
+
+    /// The inner result is that of the mounts: the step that failed, and what the kernel said.
+    fn write_and_mount(&self) -> Result<Result<(), (&'static str, io::Error)>, LayerError> {
         let mut staging = self.begin_unpacking(Compression::Plain, &Limits::default())?;
-        let Some(mut input) = staging.input() else { return Ok(()) };
-        input.write_all(&[0; 1024]).map_err(store("feed the worker"))?;
-        drop(input);
+        if let Some(mut input) = staging.input() {
+            input.write_all(&[0; 1024]).map_err(store("feed the worker"))?;
+        }
         let finished = staging.finish_image()?;
-        let image = mount(&finished.file).map_err(store("mount an image"))?;
         let nothing =
             fs::open(&self.shelf.nothing, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
                 .map_err(store("open an empty directory"))?;
-        sys::overlay::read_only(&[image, nothing]).map(drop).map_err(store("put an overlay on it"))
+        let image = match mount(&finished.file) {
+            Ok(image) => image,
+            Err(err) => return Ok(Err(("mount an image", err.into()))),
+        };
+        let merged = sys::overlay::read_only(&[image, nothing]).map(drop);
+        Ok(merged.map_err(|err| ("put an overlay on it", err)))
     }
 
     fn begin_unpacking(
@@ -134,6 +162,15 @@ impl Layers for Erofs {
     fn usage(&self) -> Usage {
         self.shelf.usage()
     }
+}
+
+/// Whether a mount failed because it is not possible here, and not because of what is the matter right now.
+fn is_final(err: &io::Error) -> bool {
+    // No EROFS (ENODEV); none from a file, or not from a file of this disk (ENOTBLK, EINVAL, EOPNOTSUPP); no such system
+    // call (ENOSYS) or no right to it (EPERM).
+    let cannot =
+        [Errno::NODEV, Errno::NOTBLK, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS, Errno::PERM];
+    Errno::from_io_error(err).is_some_and(|errno| cannot.contains(&errno))
 }
 
 /// Mounts the image in `file`, nowhere.

@@ -51,6 +51,11 @@ pub trait Layers: Send + Sync + Debug {
     /// Whether the layer is here, whole.
     fn contains(&self, layer: &ChainId) -> bool;
 
+    /// Whether the layer is on disk, be it in a form that cannot be used now.
+    fn holds(&self, layer: &ChainId) -> bool {
+        self.contains(layer)
+    }
+
     /// Starts a confined worker on an empty staging area.
     ///
     /// # Errors

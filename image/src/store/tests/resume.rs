@@ -40,6 +40,7 @@ async fn another_process_goes_on_where_the_first_one_was() {
     bed.store.collect(Vec::new).unwrap();
     *mended.lock().unwrap() = true;
     let bed = bed.restarted();
+    bed.store.keep_unfinished(&[]).unwrap();
     bed.store.collect(Vec::new).unwrap();
     let pulled = bed.pull(&app).await.unwrap();
     assert_eq!(bed.layers.content(&pulled.image.layers[0].chain_id).unwrap(), recipe.layers[0]);
@@ -90,6 +91,23 @@ async fn what_is_kept_unfinished_for_no_time_is_collected() {
     bed.pull(&name(registry.address)).await.unwrap_err();
     bed.store.collect(Vec::new).unwrap();
     assert_eq!(std::fs::read_dir(bed.root.path().join("blobs/ingest")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn after_a_restart_what_an_image_claims_is_freed_with_it_and_the_rest_lingers() {
+    for is_claimed in [true, false] {
+        let registry = Registry::honest(Recipe::new(&[b"base", b"a"]).shelf()).await;
+        let bed = Bed::new();
+        let image = Arc::new(bed.pull(&name(registry.address)).await.unwrap().image);
+        let bed = bed.restarted();
+        let claimed: &[_] = if is_claimed { &[Arc::clone(&image)] } else { &[] };
+        bed.store.keep_unfinished(claimed).unwrap();
+        let reclaimed = bed.store.collect(Vec::new).unwrap();
+        let want = if is_claimed { (2, 2) } else { (0, 0) };
+        assert_eq!((reclaimed.layers, reclaimed.documents), want);
+        assert_eq!(bed.store.is_complete(&image), !is_claimed);
+        assert_eq!(bed.store.is_held(&image), !is_claimed);
+    }
 }
 
 #[tokio::test]
