@@ -119,9 +119,8 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Ok(result) => result,
         Err(err) => match err.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => {
-                unreachable!("blocking work is never cancelled: only the runtime's end does that")
-            }
+            // Blocking work is cancelled only by the runtime's end, which ends whoever waits for it as well.
+            Err(_) => std::future::pending().await,
         },
     }
 }

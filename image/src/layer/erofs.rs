@@ -167,9 +167,16 @@ impl Layers for Erofs {
 /// Whether a mount failed because it is not possible here, and not because of what is the matter right now.
 fn is_final(err: &io::Error) -> bool {
     // No EROFS (ENODEV); none from a file, or not from a file of this disk (ENOTBLK, EINVAL, EOPNOTSUPP); no such system
-    // call (ENOSYS) or no right to it (EPERM).
-    let cannot =
-        [Errno::NODEV, Errno::NOTBLK, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS, Errno::PERM];
+    // call (ENOSYS) or no right to it (EPERM); no overlay on a mount that is attached nowhere (ESTALE, seen on 6.12).
+    let cannot = [
+        Errno::NODEV,
+        Errno::NOTBLK,
+        Errno::INVAL,
+        Errno::OPNOTSUPP,
+        Errno::NOSYS,
+        Errno::PERM,
+        Errno::STALE,
+    ];
     Errno::from_io_error(err).is_some_and(|errno| cannot.contains(&errno))
 }
 

@@ -203,12 +203,12 @@ impl Bench {
         }
         std::os::unix::fs::symlink("file", canary.join("link")).unwrap();
         let root = dir.path().join("root");
-        let store = match LayerStore::open(&root, worker(), choice) {
+        let (choice, store) = match LayerStore::open(&root, worker(), choice) {
             Err(err @ LayerError::NoImages(_)) => {
                 println!("NOT RUN on images: {}", with_causes(&err));
-                LayerStore::open(&root, worker(), Choice::Overlay).unwrap()
+                (Choice::Overlay, LayerStore::open(&root, worker(), Choice::Overlay).unwrap())
             }
-            opened => opened.unwrap(),
+            opened => (choice, opened.unwrap()),
         };
         Self { dir, store, choice, limits: Limits::default() }
     }
