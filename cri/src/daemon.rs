@@ -316,12 +316,21 @@ fn parent(config: &config::Cgroup) -> Result<CgroupPath, DaemonError> {
 /// Takes the cgroup parent, which is made here, for this daemon alone. Two daemons with one parent, and so most likely
 /// with one bridge as well, would sweep each other's pods.
 fn claim(cgroups: &Cgroups, parent: &CgroupPath) -> Result<OwnedFd, DaemonError> {
-    let cgroup = cgroups.create(parent, &Default::default())?;
-    let path = cgroup.directories().into_iter().next().unwrap_or_default();
-    let failed = |source| DaemonError::Lock { path: path.clone(), source };
+    // systemd removes an empty cgroup that it does not know, at times of its own: between our two steps as well.
+    const TRIES: usize = 10;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(|err| failed(err.into()))?;
+    let mut tries = 0;
+    let (path, directory) = loop {
+        tries += 1;
+        let cgroup = cgroups.create(parent, &Default::default())?;
+        let path = cgroup.directories().into_iter().next().unwrap_or_default();
+        match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
+            Ok(directory) => break (path, directory),
+            Err(rustix::io::Errno::NOENT) if tries < TRIES => {}
+            Err(err) => return Err(DaemonError::Lock { path, source: err.into() }),
+        }
+    };
+    let failed = |source| DaemonError::Lock { path: path.clone(), source };
     match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(directory),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(DaemonError::ParentTaken(parent.to_string())),

@@ -349,7 +349,7 @@ fn privileged_a_containers_terminal_is_resized_and_logs_one_stream() {
 }
 
 #[test]
-fn privileged_input_that_comes_once_ends_with_its_client() {
+fn privileged_input_that_comes_once_ends_with_its_client_but_a_terminal_is_left_standing() {
     in_world(|world| {
         let pod = world.run_pod("once");
         for (name, tty) in [("pipe", false), ("tty", true)] {
@@ -357,13 +357,21 @@ fn privileged_input_that_comes_once_ends_with_its_client() {
             config.stdin_once = true;
             let id = world.run(&pod, config);
             let wanted = if tty { TERMINAL } else { BOTH };
-            let url = world.attach_url(&id, wanted);
-            world.cri().block_on(async {
-                let mut session = session(&url, V5, wanted).await;
-                session.say("echo in $((1 + 1))\n").await;
-                session.hear("in 2").await;
-            });
-            world.wait(&id);
+            let say = |line: &str, answer: &str| {
+                let url = world.attach_url(&id, wanted);
+                world.cri().block_on(async {
+                    let mut session = session(&url, V5, wanted).await;
+                    session.say(line).await;
+                    session.hear(answer).await;
+                });
+            };
+            say("echo in $((1 + 1))\n", "in 2");
+            if tty {
+                // Whoever comes back goes on in the same shell.
+                say("echo again $((1 + 2))\n", "again 3");
+                say("echo bye $((2 + 2)); exit\n", "bye 4");
+            }
+            assert_eq!(world.wait(&id).exit_code, 0, "{name}");
         }
     });
 }
