@@ -217,9 +217,17 @@ fn privileged_a_terminal_has_clients_a_size_and_one_stream_of_log() {
     let log = container.log();
     assert!(log.iter().all(|line| line.starts_with("stdout F ")), "{log:?}");
     assert!(log.iter().any(|line| line.trim_end() == "stdout F err"), "{log:?}");
-    // Its only client has gone: the line is hung up.
+    // Its client has gone, and the line stands: the next one goes on where it was.
     drop((attachment, input));
-    container.wait();
+    let (_next, input, mut heard) = wait_for("the next client to be let in", || {
+        let (attachment, input, heard) = attach(&container);
+        input.is_some().then_some((attachment, input, heard))
+    });
+    // What ends input on a terminal.
+    write(input.as_ref().unwrap(), "\n");
+    heard.hear("50 132");
+    write(input.as_ref().unwrap(), "\u{4}");
+    assert_eq!(container.wait().code, 0);
 }
 
 #[test]
