@@ -150,13 +150,6 @@ pub(crate) async fn run(config: Config, reload: Reload) -> Result<(), DaemonErro
         )
         .add_service(BerthServer::new(service))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until(told.clone()));
-    tokio::spawn({
-        let told = told.clone();
-        async move {
-            until(told).await;
-            supervision::stopping();
-        }
-    });
     tokio::select! {
         served = serving => served?,
         // A client that waits for a container must not keep a daemon that was told to end.
@@ -178,6 +171,8 @@ fn ended() -> Result<watch::Receiver<bool>, DaemonError> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("ending; pods run on");
+        // Before anything ends: the process may be gone before another task gets to say it.
+        supervision::stopping();
         tell.send_replace(true);
     });
     Ok(told)

@@ -118,7 +118,8 @@ impl Drop for Systemd {
             let mine = self.cgroups.child(name);
             eventually(|| {
                 cgroup::remove_tree(&mine);
-                mine.below().is_empty().then_some(())
+                // The parent itself may be busy for as long as its last process takes to go.
+                mine.hierarchies().iter().all(|top| !top.join(mine.name()).exists()).then_some(())
             });
         }
     }
