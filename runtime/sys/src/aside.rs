@@ -5,11 +5,11 @@
 //! what is attached here, and nothing of it stays.
 
 use crate::mount::{self, Change, Propagation, attach};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// Any directory that every system has; what is mounted on it there shows nowhere else.
 const PLACE: &str = "/sys";
@@ -34,8 +34,10 @@ pub fn with_attached<T: Send>(
                 &host,
                 Change { propagation, recursive: true, ..Change::default() },
             )?;
-            let found =
-                directories.iter().map(|fd| find_again(fd)).collect::<io::Result<Vec<_>>>()?;
+            let found = directories
+                .iter()
+                .map(|fd| mount::find_again(fd))
+                .collect::<io::Result<Vec<_>>>()?;
             place(mounts)?;
             work(&found)
         });
@@ -54,21 +56,6 @@ fn place(mounts: &[OwnedFd]) -> Result<(), Errno> {
         attach(mount, rustix::fs::openat(&own, &name, flags, Mode::empty())?)?;
     }
     Ok(())
-}
-
-/// Opens what `directory` is by its path, in the mount namespace of the calling thread.
-fn find_again(directory: &OwnedFd) -> io::Result<OwnedFd> {
-    let own = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    let path = rustix::fs::readlinkat(CWD, own, Vec::new())?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let found = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
-    let was = rustix::fs::statat(directory, "", AtFlags::EMPTY_PATH)?;
-    let is = rustix::fs::statat(&found, "", AtFlags::EMPTY_PATH)?;
-    if (was.st_dev, was.st_ino) == (is.st_dev, is.st_ino) {
-        Ok(found)
-    } else {
-        Err(Errno::STALE.into())
-    }
 }
 
 #[cfg(test)]

@@ -228,7 +228,7 @@ pub fn overlay_by_page(
 }
 
 /// Opens what `directory` is by its path, in the mount namespace of the calling thread.
-fn find_again(directory: &OwnedFd) -> io::Result<OwnedFd> {
+pub(crate) fn find_again(directory: &OwnedFd) -> io::Result<OwnedFd> {
     use rustix::fs::{AtFlags, Mode, OFlags};
     let own = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let path = rustix::fs::readlinkat(CWD, own, Vec::new())?;
